@@ -1,0 +1,97 @@
+"""`FieldSpec` and `LabelSpec`: the words of multi-field work.
+
+- A field is one value per token (its gene, its expression); a label is one value per cell.
+- A continuous field holds values >= 0; the value of a special token is -(token id + 1), so one
+  array carries both and no second mask travels beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omics.data.errors import ConfigError, InputDataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FIELD_KINDS = ("discrete", "continuous")
+UNLABELLED = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSpec:
+    """One value per token.
+
+    Attributes:
+        name: such as `genes` or `expression`.
+        kind: `discrete` (token ids) or `continuous` (values >= 0, specials negative).
+        vocabulary_size: number of ids of a discrete field; of a continuous one, of its specials.
+    """
+
+    name: str
+    kind: str
+    vocabulary_size: int
+
+    def __post_init__(self) -> None:
+        """Check the kind."""
+        if self.kind not in FIELD_KINDS:
+            raise ConfigError(
+                f"Field {self.name!r} has kind {self.kind!r}; use one of {FIELD_KINDS}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSpec:
+    """One class per cell, from a column of obs.
+
+    Attributes:
+        name: the obs column.
+        classes: the class names in the order of the model's outputs.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+
+    @classmethod
+    def from_values(cls, name: str, values: Array) -> LabelSpec:
+        """Return the specification of a column: its distinct values, sorted.
+
+        Args:
+            name: the obs column.
+            values: [n] strings, or numbers read as names; None and NaN mean unlabelled.
+
+        Raises:
+            InputDataError: fewer than two classes.
+        """
+        classes = tuple(sorted({str(value) for value in values[_labelled(values)]}))
+        if len(classes) < 2:
+            found = f"only {classes[0]!r}" if classes else "no value at all"
+            raise InputDataError(
+                f"Label column {name!r} holds {found} in the training cells; "
+                "a classifier needs at least two classes. Choose another column or split."
+            )
+        return cls(name=name, classes=classes)
+
+    def encode(self, values: Array) -> Array:
+        """Return int64 [n] class numbers; -100 for missing values and classes unseen in training.
+
+        Args:
+            values: [n], as given to `from_values`.
+        """
+        # np.unique on the few distinct values: nothing runs once per cell in Python.
+        keep = _labelled(values)
+        codes = np.full(len(values), UNLABELLED, np.int64)
+        distinct, inverse = np.unique(values[keep].astype(str), return_inverse=True)
+        number = {name: position for position, name in enumerate(self.classes)}
+        table = np.array([number.get(name, UNLABELLED) for name in distinct.tolist()], np.int64)
+        if len(distinct):
+            codes[keep] = table[inverse]
+        return codes
+
+
+def _labelled(values: Array) -> Array:
+    import pandas as pd
+
+    return ~np.asarray(pd.isna(values))

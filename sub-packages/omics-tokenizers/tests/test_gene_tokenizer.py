@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omics.data.cell_batch import CellBatch
+from omics.data.errors import ConfigError, InputDataError, UnknownNameError
+from omics.data.genes import GeneTable
+from omics.tokenizers import GeneTokenizer, LabelSpec, load_tokenizer, save_tokenizer
+from omics.tokenizers.vocabulary import CLS_ID, special_value
+
+
+def cells(lists, *, num_genes, obs=None, targets=None):
+    """Return a batch whose cell i has the (gene, value) pairs of lists[i]."""
+    entries = [pair for cell in lists for pair in cell]
+    return CellBatch(
+        indptr=np.cumsum([0, *[len(cell) for cell in lists]]).astype(np.int64),
+        genes=np.array([g for g, _ in entries], np.uint16),
+        counts=np.ones(len(entries), np.uint8),
+        rows=np.arange(len(lists), dtype=np.int64),
+        num_genes=num_genes,
+        fields={"expression": np.array([v for _, v in entries], np.float32)},
+        obs=obs or {},
+        targets=targets,
+    )
+
+
+def table(ids, symbols=None):
+    columns = {} if symbols is None else {"symbol": np.array(symbols)}
+    return GeneTable(list(ids), columns)
+
+
+def test_tokens_are_flat_with_cls_and_unknown_genes_leave_with_their_values():
+    tokenizer = GeneTokenizer(["A", "C"])
+    bound = tokenizer.bind(table("ABC"))
+    batch = cells([[(0, 0.5), (1, 9.0), (2, 1.5)], [], [(1, 9.0)]], num_genes=3)
+    tokens = bound.encode(batch)
+    assert tokens.offsets.tolist() == [0, 3, 4, 5]
+    assert tokens.fields["genes"].tolist() == [CLS_ID, 5, 6, CLS_ID, CLS_ID]
+    special = special_value(CLS_ID)
+    assert tokens.fields["expression"].tolist() == [special, 0.5, 1.5, special, special]
+    assert bound.measured_tokens().tolist() == [5, 6]
+
+
+def test_without_cls_a_cell_holds_its_genes_only():
+    bound = GeneTokenizer(["A", "B"], prepend_cls=False).bind(table("AB"))
+    tokens = bound.encode(cells([[(1, 2.0)], []], num_genes=2))
+    assert tokens.offsets.tolist() == [0, 1, 1]
+    assert tokens.fields["genes"].tolist() == [6]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_encoding_agrees_with_a_cell_by_cell_reading(data):
+    num_genes = data.draw(st.integers(1, 12))
+    known = data.draw(st.sets(st.integers(0, num_genes - 1), min_size=1))
+    lists = data.draw(
+        st.lists(
+            st.dictionaries(
+                st.integers(0, num_genes - 1), st.floats(0, 9, width=32), max_size=num_genes
+            ),
+            max_size=6,
+        )
+    )
+    lists = [sorted(cell.items()) for cell in lists]
+    names = [f"g{i}" for i in range(num_genes)]
+    tokenizer = GeneTokenizer([names[i] for i in sorted(known)], min_coverage=0.0)
+    tokens = tokenizer.bind(table(names)).encode(cells(lists, num_genes=num_genes))
+    position = {gene: 5 + i for i, gene in enumerate(sorted(known))}
+    for i, cell in enumerate(lists):
+        begin, end = tokens.offsets[i], tokens.offsets[i + 1]
+        expected = [CLS_ID, *[position[g] for g, _ in cell if g in known]]
+        assert tokens.fields["genes"][begin:end].tolist() == expected
+        values = [special_value(CLS_ID), *[v for g, v in cell if g in known]]
+        assert tokens.fields["expression"][begin:end].tolist() == values
+
+
+def test_targets_are_encoded_without_cls():
+    bound = GeneTokenizer(["A", "B"]).bind(table("AB"))
+    full = cells([[(0, 1.0), (1, 2.0)]], num_genes=2)
+    tokens = bound.encode(cells([[(1, 2.0)]], num_genes=2, targets=full))
+    assert tokens.fields["genes"].tolist() == [CLS_ID, 6]
+    assert tokens.targets.fields["genes"].tolist() == [5, 6]
+    assert tokens.targets.offsets.tolist() == [0, 2]
+
+
+def test_genes_match_by_symbol_where_that_finds_more():
+    tokenizer = GeneTokenizer(["ENSG1", "ENSG2"], ["CD3E", "CD19"])
+    bound = tokenizer.bind(table(["CD19", "ACTB"]))
+    assert bound.coverage.matched_by == "symbol"
+    assert bound.table.tolist() == [6, 1]
+
+
+def test_a_symbol_that_two_genes_share_matches_neither():
+    tokenizer = GeneTokenizer(["ENSG1", "ENSG2", "ENSG3"], ["X", "X", "Y"])
+    assert tokenizer.bind(table(["X", "Y"])).table.tolist() == [1, 7]
+
+
+def test_a_store_of_other_genes_is_refused_with_examples_of_both():
+    tokenizer = GeneTokenizer([f"ENSG{i}" for i in range(100)])
+    with pytest.raises(
+        InputDataError, match=r"ids like M0, M1, M2; the vocabulary has ids like ENSG0"
+    ):
+        tokenizer.bind(table([f"M{i}" for i in range(50)]))
+
+
+def test_a_small_panel_of_known_genes_is_accepted():
+    tokenizer = GeneTokenizer([f"ENSG{i}" for i in range(1000)])
+    assert tokenizer.bind(table(["ENSG7", "ENSG8"])).coverage.num_known == 2
+
+
+def test_labels_come_from_obs_and_a_missing_column_is_named():
+    label = LabelSpec(name="cell_type", classes=("a", "b"))
+    bound = GeneTokenizer(["A"]).bind(table("A"), labels=[label])
+    obs = {"cell_type": np.array(["b", None], dtype=object)}
+    tokens = bound.encode(cells([[(0, 1.0)], []], num_genes=1, obs=obs))
+    assert tokens.labels["cell_type"].tolist() == [1, -100]
+    with pytest.raises(
+        UnknownNameError, match=r"no column 'cell_type'\. Did you mean 'cell_types'"
+    ):
+        bound.encode(cells([[]], num_genes=1, obs={"cell_types": np.array(["a"], dtype=object)}))
+
+
+def test_a_batch_without_the_expression_field_says_which_transform_makes_it():
+    bound = GeneTokenizer(["A"]).bind(table("A"))
+    batch = cells([[(0, 1.0)]], num_genes=1)
+    batch.fields.clear()
+    with pytest.raises(UnknownNameError, match="log_normalize"):
+        bound.encode(batch)
+
+
+def test_saved_and_loaded_tokenizers_are_equal(tmp_path):
+    tokenizer = GeneTokenizer(["A", "B"], ["a", "b"], prepend_cls=False, min_coverage=0.5)
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert isinstance(loaded, GeneTokenizer)
+    assert loaded.to_dict() == tokenizer.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a tokenizer file"),
+        ('{"kind": "gene"}', "is not a tokenizer file"),
+        ('{"kind": "gen", "format_version": 1}', "Did you mean 'gene'"),
+        ('{"kind": "gene", "format_version": 2}', "format version 2"),
+        ('{"kind": "gene", "format_version": 1}', "lacks or misuses the key"),
+    ],
+)
+def test_a_damaged_tokenizer_file_is_refused(tmp_path, text, message):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_symbols_must_be_as_many_as_ids():
+    with pytest.raises(ConfigError, match="1 symbols for 2 gene ids"):
+        GeneTokenizer(["A", "B"], ["a"])
