@@ -1,0 +1,144 @@
+"""`OmicsModel`: input embedding, flat encoder, pooling and heads; the one class trainers see.
+
+- Reads a `TokenBatch` of torch tensors; no padding, no attention mask.
+- A Hugging Face `PreTrainedModel`: `save_pretrained`, `from_pretrained`, `AutoModel`.
+- No buffers: everything is a parameter or computed from the batch, so loading cannot lose it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from omics.models.encoder import Encoder
+from omics.models.heads import FieldHead, LabelHead, WcedHead
+from omics.models.input_embedding import InputEmbedding
+from omics.models.model_config import ModelConfig, OmicsConfig
+from omics.models.outputs import ModelOutput
+from omics.models.pooling import POOLINGS
+from omics.models.ragged_layout import RaggedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from omics.tokenizers import TokenBatch
+
+
+class OmicsModel(PreTrainedModel):  # type: ignore[misc]
+    """An encoder on flat tokens with its heads.
+
+    Attributes:
+        model_config: the typed configuration.
+    """
+
+    config_class = OmicsConfig
+    base_model_prefix = "omics"
+    main_input_name = "batch"
+
+    def __init__(self, config: OmicsConfig, *, attention: str = "loop") -> None:
+        super().__init__(config)
+        self.model_config = config.checked
+        checked = self.model_config
+        self.embedding = InputEmbedding(checked)
+        self.encoder = Encoder(checked, attention)
+        self.pooled_norm = nn.LayerNorm(checked.hidden_size, eps=checked.layer_norm_eps)
+        self.field_heads = nn.ModuleDict(
+            {f"{h.field}_{h.kind}": FieldHead(checked, h) for h in checked.field_heads}
+        )
+        self.wced_heads = nn.ModuleDict({w.field: WcedHead(checked, w) for w in checked.wced})
+        # A label column may hold a dot, which a module name must not; order keys them instead.
+        self.label_heads = nn.ModuleList(LabelHead(checked, label) for label in checked.labels)
+        self.post_init()
+
+    @classmethod
+    def build(cls, config: ModelConfig, *, seed: int, attention: str = "loop") -> OmicsModel:
+        """Return a new model with seeded random weights; the global generator is left alone.
+
+        Args:
+            config: sizes and switches.
+            seed: of the weights.
+            attention: backend, a key of `attention.BACKENDS`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(OmicsConfig(model=config.to_dict()), attention=attention)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise one module: called for new models and for keys a checkpoint lacks."""
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.model_config.embedding_std)
+        elif isinstance(module, nn.Linear | nn.LayerNorm):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        batch: TokenBatch,
+        layout: RaggedLayout | None = None,
+        *,
+        field_tokens: Mapping[str, Tensor] | None = None,
+        wced: Collection[str] = (),
+    ) -> ModelOutput:
+        """Return hidden states, pooled rows and the outputs that were asked for.
+
+        Args:
+            batch: torch tensors on the model's device.
+            layout: of the batch, made before it left the host; None makes it here.
+            field_tokens: `{head name: int64 [K]}`, flat positions each field head reads.
+            wced: fields whose whole-cell decoder is run.
+
+        Returns:
+            The output; label logits are always there.
+        """
+        if layout is None:
+            layout = RaggedLayout.from_offsets(batch.offsets, self.device)
+        hidden = self.encoder(self.embedding(batch.fields, layout), layout)
+        pooled = self.pooled_norm(POOLINGS[self.model_config.pooling](hidden, layout))
+        return ModelOutput(
+            hidden=hidden,
+            pooled=pooled,
+            fields={
+                name: self.field_heads[name](hidden[tokens])
+                for name, tokens in (field_tokens or {}).items()
+            },
+            wced={name: self.wced_heads[name](pooled) for name in wced},
+            labels={
+                label.name: head(pooled)
+                for label, head in zip(self.model_config.labels, self.label_heads, strict=True)
+            },
+        )
+
+    def load_matching(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Copy weights of the same name and shape from another model's state.
+
+        Heads that one side lacks are left as they are; everything else must be there.
+
+        Args:
+            state: of the checkpoint a fine-tuning starts from.
+
+        Returns:
+            The names of parameters that kept their initial values, all of them of heads.
+
+        Raises:
+            ValueError: the encoder or the embedding of the checkpoint does not fit.
+        """
+        own = self.state_dict()
+        heads = ("field_heads.", "wced_heads.", "label_heads.")
+        fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+        kept = [name for name in own if name not in fitting]
+        wrong = [name for name in kept if not name.startswith(heads)]
+        if wrong:
+            raise ValueError(f"The checkpoint does not fit this model: {wrong[0]} differs.")
+        self.load_state_dict(fitting, strict=False)
+        return kept
+
+
+def _register() -> None:
+    AutoConfig.register(OmicsConfig.model_type, OmicsConfig, exist_ok=True)
+    AutoModel.register(OmicsConfig, OmicsModel, exist_ok=True)
+
+
+_register()
