@@ -1,0 +1,3 @@
+"""The Hydra tree of `omics-train`: one YAML a verb, groups beside them."""
+
+from __future__ import annotations

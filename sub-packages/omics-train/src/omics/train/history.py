@@ -1,0 +1,94 @@
+"""The history of a run: one row per epoch, phase and term; `history.csv` in the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from omics.data.atomic_files import write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+HEADER = "step,epoch,phase,term,value"
+
+
+@dataclass
+class RunningMeans:
+    """Sums and counts of terms, kept on the device until they are read once an epoch."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> None:
+        """Add the sums and counts of one batch.
+
+        Args:
+            terms: `{term: (sum, count)}`.
+        """
+        for name, (total, count) in terms.items():
+            over = torch.as_tensor(count, dtype=torch.float64, device=total.device)
+            if name in self.sums:
+                self.sums[name] += total
+                self.counts[name] += over
+            else:
+                self.sums[name] = total.to(torch.float64, copy=True)
+                self.counts[name] = over.clone()
+
+    def read(self) -> dict[str, float]:
+        """Return the means over all processes and start again; a term without count is left out."""
+        names = sorted(self.sums)
+        if not names:
+            return {}
+        table = torch.stack(
+            [torch.stack([self.sums[name], self.counts[name]]) for name in names]
+        ).cpu()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(table)
+        self.sums, self.counts = {}, {}
+        rows = zip(names, table.tolist(), strict=True)
+        return {name: total / count for name, (total, count) in rows if count > 0}
+
+
+@dataclass
+class History:
+    """Rows of a run.
+
+    Attributes:
+        rows: (step, epoch, phase, term, value).
+    """
+
+    rows: list[tuple[int, int, str, str, float]] = field(default_factory=list)
+
+    def add(self, step: int, epoch: int, phase: str, terms: dict[str, float]) -> None:
+        """Add the means of one pass.
+
+        Args:
+            step: optimiser steps so far.
+            epoch: passes finished.
+            phase: `train` or `validation`.
+            terms: means.
+        """
+        self.rows += [(step, epoch, phase, term, value) for term, value in terms.items()]
+
+    def last(self, phase: str) -> dict[str, float]:
+        """Return the last value of each term.
+
+        Args:
+            phase: `train` or `validation`.
+        """
+        return {term: value for _, _, which, term, value in self.rows if which == phase}
+
+    def write(self, path: Path) -> None:
+        """Write the rows as CSV, whole or not at all.
+
+        Args:
+            path: the file.
+        """
+        lines = [HEADER, *(f"{s},{e},{p},{t},{v:.9g}" for s, e, p, t, v in self.rows)]
+        write_bytes(path, ("\n".join(lines) + "\n").encode())

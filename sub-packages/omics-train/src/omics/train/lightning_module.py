@@ -1,0 +1,138 @@
+"""`TrainingModule`: Lightning around the plain training step, and the callback that reports.
+
+- Nothing is read from the device inside a step: sums stay there until the end of the epoch.
+- A NaN or infinite loss stops the run at the end of the epoch with the term's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+
+from omics.data.errors import InputDataError
+from omics.train.history import History, RunningMeans
+from omics.train.optimizer import build_optimizer, build_schedule
+from omics.train.training_step import training_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from omics.models import OmicsModel
+    from omics.train.objective import Objective
+    from omics.train.run_config import TrainerConfig
+    from omics.train.training_batch import TrainingBatch
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hide two notices that no user can act on, and nothing else.
+
+    Lightning's own use of a deprecated torch class, and that a run without a split has no
+    validation cells.
+    """
+    with warnings.catch_warnings():
+        for message in (r".*LeafSpec.* is deprecated", r".*have no `val_dataloader`"):
+            warnings.filterwarnings("ignore", message=message)  # noqa: TID251
+        yield
+
+
+class TrainingModule(L.LightningModule):  # type: ignore[misc]
+    """One module for every objective.
+
+    Attributes:
+        model: that is trained.
+        history: of the run.
+    """
+
+    def __init__(
+        self, model: OmicsModel, objective: Objective, config: TrainerConfig, num_steps: int
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.config = config
+        self.num_steps = num_steps
+        self.history = History()
+        self._means = {"train": RunningMeans(), "validation": RunningMeans()}
+
+    def transfer_batch_to_device(
+        self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
+    ) -> TrainingBatch:
+        """Move a batch, with its layout made on the host."""
+        del dataloader_idx
+        return batch.to(device)
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one micro-batch."""
+        del batch_idx
+        loss, sums = training_step(self.model, batch, self.objective)
+        self._means["train"].add(sums)
+        return loss
+
+    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
+        """Add up the terms of one micro-batch."""
+        del batch_idx
+        _, sums = training_step(self.model, batch, self.objective)
+        self._means["validation"].add(sums)
+
+    def on_validation_epoch_end(self) -> None:
+        """Read the validation means; training ones are read after them, at the epoch's end."""
+        self._record("validation")
+
+    def on_train_epoch_end(self) -> None:
+        """Read the training means."""
+        self._record("train")
+
+    def _record(self, phase: str) -> None:
+        means = self._means[phase].read()
+        for term, value in means.items():
+            if not math.isfinite(value):
+                raise InputDataError(
+                    f"The {phase} loss {term} became {value} in epoch {self.current_epoch + 1}. "
+                    "Lower trainer.learning_rate or check the counts for extreme values "
+                    "(omics-data check); the last saved bundle is untouched."
+                )
+        self.history.add(self.global_step, self.current_epoch + 1, phase, means)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule, stepped after every optimiser step."""
+        optimizer = build_optimizer(self.model, self.config)
+        schedule = build_schedule(optimizer, self.config, self.num_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 1},
+        }
+
+
+class RunReporter(L.Callback):  # type: ignore[misc]
+    """Writes the history and moves the progress bar."""
+
+    def __init__(self, folder: Path, advance: Callable[[int], None]) -> None:
+        self.folder = folder
+        self.advance = advance
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Advance by one micro-batch."""
+        del args
+        if trainer.is_global_zero:
+            self.advance(1)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the whole history."""
+        self._write(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what there is so far, so that a stopped run shows its curve."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and isinstance(pl_module, TrainingModule):
+            pl_module.history.write(self.folder / "history.csv")

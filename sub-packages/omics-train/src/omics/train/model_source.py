@@ -1,0 +1,165 @@
+"""Where a run's model, tokenizer and preprocessing come from: a checkpoint, or the configuration.
+
+- With a checkpoint its sizes, tokenizer and preprocessing win, and a setting that would say
+  otherwise is refused: nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from omics.data.errors import ConfigError
+from omics.data.transforms import (
+    LogNormalize,
+    Transform,
+    check_transforms,
+    transform_from_dict,
+)
+from omics.models import Bundle, ModelConfig
+from omics.models.model_config import FieldInput
+from omics.tokenizers import FieldSpec, GeneTokenizer
+from omics.train.run_config import FieldConfig, ModelSection, RunConfig, TokenizerConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from omics.data.genes import GeneTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """What a training starts from.
+
+    Attributes:
+        tokenizer: of the cells.
+        config: of the encoder, without heads.
+        preprocessing: steps that inference runs too.
+        training_steps: the same with the random steps of training in their place.
+        masked: fields that are hidden and predicted.
+        checkpoint: whose weights are the start, or None.
+    """
+
+    tokenizer: GeneTokenizer
+    config: ModelConfig
+    preprocessing: list[Transform]
+    training_steps: list[Transform]
+    masked: list[FieldSpec]
+    checkpoint: Bundle | None
+
+
+def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
+    """Return what a run starts from.
+
+    Args:
+        config: of the run.
+        genes: of the store; the vocabulary of a new model.
+
+    Raises:
+        ConfigError: a setting contradicts the checkpoint, or something needed is not set.
+    """
+    if config.checkpoint is None:
+        tokenizer = GeneTokenizer.from_genes(genes, **dataclasses.asdict(config.tokenizer))
+        encoder = _new_config(config, tokenizer)
+        steps = config.data_module.transforms
+        if not steps:
+            raise ConfigError(
+                "data_module.transforms is empty: name at least log_normalize, which turns "
+                "counts into the expression field."
+            )
+        preprocessing = [transform_from_dict(step) for step in steps]
+        checkpoint = None
+    else:
+        checkpoint = Bundle.load(config.checkpoint)
+        if not isinstance(checkpoint.tokenizer, GeneTokenizer):
+            raise ConfigError(
+                f"{config.checkpoint} does not read cells: it cannot be trained here."
+            )
+        tokenizer = checkpoint.tokenizer
+        encoder = dataclasses.replace(
+            checkpoint.model.model_config, field_heads=(), wced=(), labels=()
+        )
+        _refuse_contradictions(config, encoder, checkpoint)
+        preprocessing = list(checkpoint.transforms)
+    random_steps = [transform_from_dict(step) for step in config.data_module.augmentations]
+    return ModelSource(
+        tokenizer=tokenizer,
+        config=encoder,
+        preprocessing=preprocessing,
+        training_steps=_place(preprocessing, random_steps),
+        masked=_masked_fields(config.fields, tokenizer),
+        checkpoint=checkpoint,
+    )
+
+
+def _new_config(config: RunConfig, tokenizer: GeneTokenizer) -> ModelConfig:
+    sizes = {spec.name: spec.vocabulary_size for spec in tokenizer.fields}
+    for chosen in config.fields:
+        if chosen.field_name not in sizes:
+            raise ConfigError(
+                f"fields names {chosen.field_name!r}; the gene tokenizer makes {sorted(sizes)}."
+            )
+    fields = tuple(
+        FieldInput(
+            name=chosen.field_name,
+            encoder=chosen.encoder,
+            vocabulary_size=sizes[chosen.field_name],
+            scaled_by=chosen.scaled_by,
+        )
+        for chosen in config.fields
+    )
+    return ModelConfig(fields=fields, **dataclasses.asdict(config.model))
+
+
+def _refuse_contradictions(config: RunConfig, encoder: ModelConfig, checkpoint: Bundle) -> None:
+    default = ModelSection()
+    for item in dataclasses.fields(ModelSection):
+        asked, has = getattr(config.model, item.name), getattr(encoder, item.name)
+        if asked not in (getattr(default, item.name), has):
+            raise ConfigError(
+                f"model.{item.name}={asked} contradicts the checkpoint, which has {has}. "
+                "Leave it out, or train a new model without checkpoint."
+            )
+    if config.tokenizer != TokenizerConfig():
+        raise ConfigError("The tokenizer comes from the checkpoint: leave `tokenizer` out.")
+    for chosen in config.fields:
+        field = next((f for f in encoder.fields if f.name == chosen.field_name), None)
+        asked_field = (chosen.encoder, chosen.scaled_by)
+        if field is None or asked_field != (field.encoder, field.scaled_by):
+            raise ConfigError(
+                f"fields: {chosen.field_name!r} differs from the checkpoint's fields "
+                f"{[f.name for f in encoder.fields]}."
+            )
+    steps = config.data_module.transforms
+    ours = [transform.to_dict() for transform in checkpoint.transforms]
+    if steps is not None and [transform_from_dict(step).to_dict() for step in steps] != ours:
+        raise ConfigError(
+            f"data_module.transforms differs from the checkpoint's preprocessing {ours}. "
+            "Leave it out: the weights belong to that preprocessing."
+        )
+
+
+def _masked_fields(fields: Sequence[FieldConfig], tokenizer: GeneTokenizer) -> list[FieldSpec]:
+    masked = {chosen.field_name for chosen in fields if chosen.is_masked}
+    return [spec for spec in tokenizer.fields if spec.name in masked]
+
+
+def _place(preprocessing: list[Transform], random_steps: list[Transform]) -> list[Transform]:
+    """Return the steps of training: random ones after the normalisation, before cuts."""
+    for step in preprocessing:
+        if step.training_only:
+            raise ConfigError(
+                f"data_module.transforms holds {step.name!r}, a step of training only: "
+                "move it to data_module.augmentations."
+            )
+    for step in random_steps:
+        if not step.training_only:
+            raise ConfigError(
+                f"data_module.augmentations holds {step.name!r}, which inference needs too: "
+                "move it to data_module.transforms."
+            )
+    last = max((i for i, s in enumerate(preprocessing) if isinstance(s, LogNormalize)), default=-1)
+    joined = [*preprocessing[: last + 1], *random_steps, *preprocessing[last + 1 :]]
+    check_transforms(joined)
+    return joined

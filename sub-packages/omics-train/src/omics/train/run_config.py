@@ -1,0 +1,206 @@
+"""`RunConfig`: the typed configuration of a run; Hydra refuses every key that is not here.
+
+- The sections keep the names that users of bmfm know.
+- Users name things (`mse`, `one_cycle`); nothing in a configuration is a Python path.
+- The attribute docstrings are the reference of the configuration page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+TASKS = ("train", "test", "predict")
+
+
+@dataclass
+class FieldConfig:
+    """One input field of the model.
+
+    Attributes:
+        field_name: `genes` or `expression`.
+        encoder: `embedding` for ids, `mlp` for values.
+        scaled_by: a discrete field whose second table is multiplied by this field's value.
+        is_masked: whether training hides a share of this field's values and predicts them.
+    """
+
+    field_name: str = MISSING
+    encoder: str = MISSING
+    scaled_by: str | None = None
+    is_masked: bool = False
+
+
+@dataclass
+class DataConfig:
+    """What is read and what is done to it.
+
+    Attributes:
+        path: a store folder (`omics-data convert`), or an `.h5ad` with raw counts.
+        split: the table of `omics-data split`; null trains on all cells without validation.
+        train_split: name of the training cells in that table.
+        validation_split: name of the validation cells.
+        predict_split: the cells that `test` and `predict` read; null means all (predict) or
+            `test` (test).
+        batch_size: cells per micro-batch.
+        transforms: preprocessing, from counts to model input, in order; null takes that of the
+            checkpoint, which is where it belongs.
+        augmentations: random steps of training only (`sample_genes`), run right after the
+            normalisation and before anything that cuts.
+        change_ratio: share of a masked field's tokens that are hidden and predicted.
+        prefetch: batches prepared ahead by a background thread; 0 for none.
+    """
+
+    path: str | None = None
+    split: str | None = None
+    train_split: str = "train"
+    validation_split: str = "validation"
+    predict_split: str | None = None
+    batch_size: int = 32
+    transforms: list[dict[str, Any]] | None = None
+    augmentations: list[dict[str, Any]] = field(default_factory=list)
+    change_ratio: float = 0.15
+    prefetch: int = 2
+
+
+@dataclass
+class TokenizerConfig:
+    """How cells become tokens, when there is no checkpoint to take the tokenizer from.
+
+    Attributes:
+        prepend_cls: whether a cell begins with `[CLS]`.
+        min_coverage: share of genes that must match between a store and the vocabulary.
+    """
+
+    prepend_cls: bool = True
+    min_coverage: float = 0.1
+
+
+@dataclass
+class ModelSection:
+    """Sizes and switches of a new model, as in `omics.models.ModelConfig`.
+
+    Attributes:
+        hidden_size: d.
+        num_layers: blocks.
+        num_heads: attention heads.
+        intermediate_size: width of the feed-forward layer.
+        norm: `pre` or `post`.
+        final_norm: normalise the last hidden states.
+        glu: gated feed-forward.
+        bias: biases in the blocks.
+        positions: `none`, `learned` or `rope`.
+        max_positions: rows of the learned table.
+        rope_theta: base of the rotary angles.
+        dropout: in the blocks and before label heads.
+        layer_norm_eps: of every normalisation.
+        embedding_std: of new embedding tables.
+        pooling: `first_token` or `mean`.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 1
+    num_heads: int = 2
+    intermediate_size: int = 128
+    norm: str = "pre"
+    final_norm: bool = True
+    glu: bool = False
+    bias: bool = True
+    positions: str = "none"
+    max_positions: int = 512
+    rope_theta: float = 10_000.0
+    dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    embedding_std: float = 0.02
+    pooling: str = "first_token"
+
+
+@dataclass
+class LossConfig:
+    """One term of the loss.
+
+    Attributes:
+        name: `mse`, `cross_entropy` or `is_zero_bce`.
+        field_name: the field it is about; or
+        label_column_name: the label column it is about.
+        weight: factor of the term.
+        wced_target: null for masked tokens; `all_genes` decodes the whole cell from its pooled
+            row.
+        ignore_zero: for `mse` of the whole cell: only expressed genes count.
+        class_weight_exponent: for `cross_entropy` of a label: classes weigh 1 / n ** exponent.
+        label_smoothing: for `cross_entropy` of a label.
+    """
+
+    name: str = MISSING
+    field_name: str | None = None
+    label_column_name: str | None = None
+    weight: float = 1.0
+    wced_target: str | None = None
+    ignore_zero: bool = False
+    class_weight_exponent: float = 0.0
+    label_smoothing: float = 0.0
+
+
+@dataclass
+class TrainerConfig:
+    """How the model is optimised.
+
+    Attributes:
+        losses: the terms, summed with their weights.
+        max_epochs: passes over the training cells.
+        learning_rate: peak rate; of the label heads where `encoder_learning_rate` is given.
+        encoder_learning_rate: peak rate of everything but the label heads; null for the same.
+        schedule: `one_cycle` or `constant`.
+        warmup_fraction: share of the steps in which `one_cycle` rises.
+        weight_decay: of matrices and tables (AdamW).
+        gradient_clip_norm: 0 for none.
+        accumulate_grad_batches: micro-batches per optimiser step.
+        accelerator: `auto`, `cpu`, `cuda`, `mps`.
+        precision: of Lightning, such as `32-true` or `bf16-mixed`.
+    """
+
+    losses: list[LossConfig] = field(default_factory=list)
+    max_epochs: int = 10
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float | None = None
+    schedule: str = "one_cycle"
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.05
+    gradient_clip_norm: float = 1.0
+    accumulate_grad_batches: int = 1
+    accelerator: str = "cpu"
+    precision: str = "32-true"
+
+
+@dataclass
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        working_dir: the run folder that is written.
+        input_file: a store folder or `.h5ad`; the default of `data_module.path`.
+        checkpoint: a bundle folder or `hf:owner/name` to start from.
+        overwrite: replace the results of an earlier run in `working_dir`.
+        seed: of weights, order, dropout and masks.
+        task: `train`, `test`, `predict`; a list runs in order, handing the new bundle on.
+        fields: inputs of a new model.
+        label_columns: obs columns to classify.
+        data_module: data.
+        tokenizer: of a new model.
+        model: of a new model.
+        trainer: optimisation.
+    """
+
+    working_dir: str = MISSING
+    input_file: str | None = None
+    checkpoint: str | None = None
+    overwrite: bool = False
+    seed: int = 0
+    task: list[str] = field(default_factory=lambda: ["train"])
+    fields: list[FieldConfig] = field(default_factory=list)
+    label_columns: list[str] = field(default_factory=list)
+    data_module: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelSection = field(default_factory=ModelSection)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -1,0 +1,74 @@
+"""Small files of a run folder, and the refusal to replace those of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from omics.data.atomic_files import write_bytes
+from omics.data.errors import ExistingPathError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from omics.train.run_config import RunConfig
+
+BUNDLE = "bundle"
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse a result that exists, before any work is done for it.
+
+    Args:
+        path: the result.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        ExistingPathError: it exists and may not.
+    """
+    if path.exists() and not overwrite:
+        raise ExistingPathError(
+            f"{path} exists. Choose another working_dir, or add overwrite=true to replace it."
+        )
+
+
+def write_configuration(config: RunConfig, folder: Path) -> None:
+    """Write the resolved configuration as `config.yaml`.
+
+    Args:
+        config: of the run.
+        folder: the run folder, made if needed.
+    """
+    from omegaconf import OmegaConf
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+
+def write_run_facts(config: RunConfig, folder: Path, *, task: str, seconds: float) -> None:
+    """Write `run.json`: what ran, how long, with which seed and versions.
+
+    Args:
+        config: of the run.
+        folder: the run folder.
+        task: `pretrain` or `finetune`.
+        seconds: of the training itself.
+    """
+    facts = {
+        "task": task,
+        "seed": config.seed,
+        "seconds": round(seconds, 3),
+        "device": config.trainer.accelerator,
+        "versions": versions(),
+    }
+    write_bytes(folder / "run.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, our packages and the libraries that decide numbers."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("omics-data", "omics-tokenizers", "omics-models", "omics-train")
+    libraries = ("torch", "transformers", "lightning", "numpy")
+    return {"python": platform.python_version(), **{n: version(n) for n in (*names, *libraries)}}

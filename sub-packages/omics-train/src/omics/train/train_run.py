@@ -1,0 +1,257 @@
+"""The training task: from a configuration to a saved bundle.
+
+- Everything that can be wrong with a configuration is found before the first step.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omics.data.cell_source import open_cells
+from omics.data.command_line import progress, say
+from omics.data.loader import Loader
+from omics.models import Bundle, OmicsModel
+from omics.tokenizers import LabelSpec
+from omics.train.data_module import TrainingBatches
+from omics.train.losses import class_weights
+from omics.train.model_source import ModelSource, model_source
+from omics.train.objective import Objective, plan_heads
+from omics.train.run_cells import data_path, label_values, training_rows
+from omics.train.run_config import LossConfig, RunConfig
+from omics.train.run_files import (
+    BUNDLE,
+    refuse_existing,
+    versions,
+    write_configuration,
+    write_run_facts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from omics.data.store import CellStore
+    from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A checked training, ready for its first step.
+
+    Attributes:
+        source: what it starts from.
+        labels: columns with their classes.
+        model: with the heads that the losses read.
+        objective: of the run.
+        batches: of training; each pass is an epoch.
+        validation: batches of a fixed epoch, or None.
+    """
+
+    source: ModelSource
+    labels: list[LabelSpec]
+    model: OmicsModel
+    objective: Objective
+    batches: TrainingBatches
+    validation: TrainingBatches | None
+
+
+def train(config: RunConfig, folder: Path) -> Bundle:
+    """Train a model and save its bundle, history, configuration and versions.
+
+    Args:
+        config: of the run.
+        folder: the run folder.
+
+    Returns:
+        The saved bundle.
+
+    Raises:
+        ExistingPathError: the folder holds a bundle and `overwrite` is not set.
+    """
+    refuse_existing(folder / BUNDLE, overwrite=config.overwrite)
+    with open_cells(data_path(config)) as store:
+        training = prepare_training(config, store)
+        write_configuration(config, folder)
+        started = time.monotonic()
+        fit(training, config, folder)
+        seconds = time.monotonic() - started
+        bundle = Bundle(
+            model=training.model,
+            tokenizer=training.source.tokenizer,
+            transforms=training.source.preprocessing,
+            labels={spec.name: list(spec.classes) for spec in training.labels},
+            provenance=_provenance(config, store, training.source),
+        )
+    bundle.save(folder / BUNDLE, overwrite=config.overwrite)
+    task = "finetune" if training.labels else "pretrain"
+    write_run_facts(config, folder, task=task, seconds=seconds)
+    say(f"Saved {folder / BUNDLE}")
+    return bundle
+
+
+def prepare_training(config: RunConfig, store: CellStore) -> Training:
+    """Build and check all parts of a training; nothing is written.
+
+    Args:
+        config: of the run.
+        store: the cells.
+
+    Raises:
+        ConfigError: parts of the configuration do not fit each other or the checkpoint.
+        UnknownNameError: a label column or split that does not exist.
+        InputDataError: genes or labels of the cells do not serve.
+    """
+    rows = training_rows(config.data_module, store)
+    source = model_source(config, store.genes)
+    values = {name: label_values(store, name)[rows["train"]] for name in config.label_columns}
+    labels = [LabelSpec.from_values(name, column) for name, column in values.items()]
+    losses = _losses(config)
+    plan = plan_heads(losses, labels, source.masked)
+    tokenizer = source.tokenizer.bind(store.genes, labels=labels)
+    say(f"{tokenizer.coverage}")
+    objective = Objective.from_losses(
+        losses,
+        plan,
+        masked_fields=source.masked,
+        change_ratio=config.data_module.change_ratio,
+        seed=config.seed,
+        measured=tokenizer.measured_tokens(),
+        class_weight=_class_weights(losses, labels, values),
+    )
+    sizes = replace(source.config, field_heads=plan.field_heads, wced=plan.wced, labels=plan.labels)
+    model = OmicsModel.build(sizes, seed=config.seed)
+    if source.checkpoint is not None:
+        model.load_matching(source.checkpoint.model.state_dict())
+    parts = _Parts(config, store, source, tokenizer, objective)
+    validation = None
+    if len(rows["validation"]):
+        # What a self-supervised loss hides and samples, validation must hide and sample too,
+        # always the same way: as in epoch 0.
+        hides = objective.is_self_supervised
+        validation = parts.batches(rows["validation"], shuffle=False, training=hides)
+    return Training(
+        source=source,
+        labels=labels,
+        model=model,
+        objective=objective,
+        batches=parts.batches(rows["train"], shuffle=True, training=True),
+        validation=validation,
+    )
+
+
+def fit(training: Training, config: RunConfig, folder: Path) -> None:
+    """Run the optimiser steps with Lightning as the outer loop; the model is trained in place.
+
+    Args:
+        training: the checked parts.
+        config: with its trainer section.
+        folder: where the history goes.
+    """
+    import logging
+
+    import lightning as L
+
+    from omics.train.lightning_module import RunReporter, TrainingModule, quiet_lightning
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    settings, batches = config.trainer, training.batches
+    L.seed_everything(config.seed, verbose=False)
+    num_steps = settings.max_epochs * batches.steps_per_epoch
+    module = TrainingModule(training.model, training.objective, settings, num_steps)
+    verb = "fine-tuning" if training.labels else "pretraining"
+    total = settings.max_epochs * len(batches)
+    with quiet_lightning(), progress(verb, total, unit="batches") as advance:
+        trainer = L.Trainer(
+            max_epochs=settings.max_epochs,
+            accelerator=settings.accelerator,
+            devices=1,
+            precision=settings.precision,
+            gradient_clip_val=settings.gradient_clip_norm or None,
+            accumulate_grad_batches=settings.accumulate_grad_batches,
+            callbacks=[RunReporter(folder, advance)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if training.validation is not None else 0,
+            default_root_dir=folder,
+        )
+        trainer.fit(module, train_dataloaders=batches, val_dataloaders=training.validation)
+    for phase in ("train", "validation"):
+        last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
+        if last:
+            say(f"{phase}: {last}")
+    training.model.cpu().eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What all batches of a run share."""
+
+    config: RunConfig
+    store: CellStore
+    source: ModelSource
+    tokenizer: BoundGeneTokenizer
+    objective: Objective
+
+    def batches(self, rows: Array, *, shuffle: bool, training: bool) -> TrainingBatches:
+        data = self.config.data_module
+        loader = Loader(
+            self.store,
+            rows=rows,
+            batch_size=data.batch_size,
+            shuffle=shuffle,
+            transforms=self.source.training_steps if training else self.source.preprocessing,
+            obs=tuple(self.config.label_columns),
+            seed=self.config.seed,
+            training=training,
+            prefetch=data.prefetch,
+        )
+        return TrainingBatches(
+            loader=loader,
+            tokenizer=self.tokenizer,
+            objective=self.objective,
+            window=self.config.trainer.accumulate_grad_batches if shuffle else 1,
+            fixed_epoch=None if shuffle else 0,
+        )
+
+
+def _losses(config: RunConfig) -> Sequence[LossConfig]:
+    """Return the losses; label columns without any get a balanced cross-entropy each."""
+    if config.trainer.losses or not config.label_columns:
+        return config.trainer.losses
+    return [
+        LossConfig(name="cross_entropy", label_column_name=name, class_weight_exponent=1.0)
+        for name in config.label_columns
+    ]
+
+
+def _class_weights(
+    losses: Sequence[LossConfig], labels: Sequence[LabelSpec], values: Mapping[str, Array]
+) -> dict[str, dict[float, Tensor]]:
+    """Return `{label: {exponent: weights}}` for every exponent that a loss asks for."""
+    table: dict[str, dict[float, Tensor]] = {}
+    for spec in labels:
+        codes = spec.encode(values[spec.name])
+        exponents = {x.class_weight_exponent for x in losses if x.label_column_name == spec.name}
+        table[spec.name] = {e: class_weights(codes, len(spec.classes), e) for e in exponents}
+    return table
+
+
+def _provenance(config: RunConfig, store: CellStore, source: ModelSource) -> dict[str, Any]:
+    return {
+        "store_digest": store.digest,
+        "gene_digest": store.genes.digest,
+        "seed": config.seed,
+        "parent": source.checkpoint.digest if source.checkpoint else None,
+        "versions": versions(),
+    }

@@ -1,0 +1,78 @@
+"""A small atlas with planted types, made once: store, split, pretrained and fine-tuned bundles."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from omics.data.conversion import convert
+from omics.data.splits import make_split
+from omics.data.synthetic import synthesize
+from omics.train.run_config import RunConfig
+from omics.train.train_run import train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = [
+    "trainer.max_epochs=2",
+    "model.hidden_size=16",
+    "model.intermediate_size=24",
+    "model.num_heads=1",
+]
+
+
+def compose(verb: str, overrides: list[str]) -> RunConfig:
+    """Return the typed configuration of a verb."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    with initialize_config_module("omics.train.configs", version_base="1.3"):
+        config = hydra_compose(verb, overrides=overrides)
+    return OmegaConf.to_object(config)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Return the paths of an h5ad, its store and a split."""
+    folder = tmp_path_factory.mktemp("atlas")
+    adata = synthesize(200, 80, num_types=3, seed=3)
+    adata.write_h5ad(folder / "cells.h5ad")
+    store = convert(folder / "cells.h5ad", folder / "cells.store")
+    split = make_split(store, stratify="cell_type", seed=0)
+    split.save(folder / "split.parquet")
+    return SimpleNamespace(
+        folder=folder,
+        h5ad=folder / "cells.h5ad",
+        store=folder / "cells.store",
+        split=folder / "split.parquet",
+        cells=[f"input_file={folder}/cells.store", f"data_module.split={folder}/split.parquet"],
+    )
+
+
+@pytest.fixture(scope="session")
+def pretrained(atlas: SimpleNamespace) -> Path:
+    """Return a run folder with a pretrained bundle."""
+    folder: Path = atlas.folder / "pretrain"
+    train(compose("pretrain", [*atlas.cells, f"working_dir={folder}", *SMALL]), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finetuned(atlas: SimpleNamespace, pretrained: Path) -> Path:
+    """Return a run folder with a bundle that classifies cell types."""
+    folder: Path = atlas.folder / "finetune"
+    overrides = [
+        *atlas.cells,
+        f"working_dir={folder}",
+        f"checkpoint={pretrained}/bundle",
+        "label_columns=[cell_type]",
+        "trainer.max_epochs=6",
+    ]
+    train(compose("finetune", overrides), folder)
+    return folder

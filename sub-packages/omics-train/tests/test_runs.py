@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import SMALL, compose
+
+from omics.data.errors import ConfigError, ExistingPathError, InputDataError, UnknownNameError
+from omics.data.splits import load_split
+from omics.data.store import open_store
+from omics.eval.results import read_results
+from omics.models import Bundle, run_cells
+from omics.train.runs import run_tasks
+from omics.train.train_run import train
+
+
+def history_of(folder):
+    """Return {(phase, term): [values by epoch]} of a run folder."""
+    lines = (folder / "history.csv").read_text().splitlines()
+    assert lines[0] == "step,epoch,phase,term,value"
+    table = {}
+    for line in lines[1:]:
+        _, _, phase, term, value = line.split(",")
+        table.setdefault((phase, term), []).append(float(value))
+    return table
+
+
+def test_pretraining_leaves_a_bundle_a_history_and_its_configuration(atlas, pretrained):
+    bundle = Bundle.load(pretrained / "bundle")
+    assert [t.to_dict()["name"] for t in bundle.transforms] == ["log_normalize", "top_genes"]
+    assert bundle.provenance["store_digest"] == open_store(atlas.store).digest
+    history = history_of(pretrained)
+    terms = {"expression_masked_mse", "expression_wced_is_zero_bce", "expression_wced_mse"}
+    assert {term for _, term in history} == terms
+    assert {phase for phase, _ in history} == {"train", "validation"}
+    for term in terms:
+        assert history["train", term][-1] < history["train", term][0]
+    facts = json.loads((pretrained / "run.json").read_text())
+    assert facts["task"] == "pretrain"
+    assert set(facts["versions"]) >= {"python", "torch", "omics-train"}
+    assert "max_epochs: 2" in (pretrained / "config.yaml").read_text()
+
+
+def test_fine_tuning_learns_the_planted_types(atlas, finetuned):
+    history = history_of(finetuned)
+    assert history["validation", "cell_type_accuracy"][-1] > 0.6
+    bundle = Bundle.load(finetuned / "bundle")
+    assert list(bundle.labels) == ["cell_type"]
+    assert bundle.provenance["parent"] == Bundle.load(atlas.folder / "pretrain/bundle").digest
+    assert json.loads((finetuned / "run.json").read_text())["task"] == "finetune"
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(atlas, pretrained, tmp_path):
+    for number, seed in enumerate([0, 0, 1]):
+        folder = tmp_path / str(number)
+        overrides = [*atlas.cells, f"working_dir={folder}", f"seed={seed}", *SMALL]
+        # Whatever ran before must not matter: the run seeds everything itself.
+        torch.rand(number)
+        train(compose("pretrain", overrides), folder)
+    weights = [Bundle.load(tmp_path / str(i) / "bundle").model.state_dict() for i in range(3)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+    histories = [(tmp_path / str(i) / "history.csv").read_bytes() for i in range(2)]
+    assert histories[0] == histories[1]
+    assert histories[0] == (pretrained / "history.csv").read_bytes()
+
+
+def test_prefetching_changes_nothing(atlas, pretrained, tmp_path):
+    overrides = [*atlas.cells, f"working_dir={tmp_path}/r", "data_module.prefetch=0", *SMALL]
+    train(compose("pretrain", overrides), tmp_path / "r")
+    assert (tmp_path / "r/history.csv").read_bytes() == (pretrained / "history.csv").read_bytes()
+
+
+def test_predict_writes_what_the_inference_loop_gives_bit_for_bit(atlas, finetuned, tmp_path):
+    overrides = [
+        *atlas.cells,
+        f"working_dir={tmp_path}",
+        f"checkpoint={finetuned}/bundle",
+        "data_module.predict_split=test",
+        "data_module.batch_size=7",
+    ]
+    run_tasks(compose("predict", overrides), tmp_path)
+    store, bundle = open_store(atlas.store), Bundle.load(finetuned / "bundle")
+    rows = load_split(atlas.split, store).rows("test")
+    results = list(run_cells(bundle, store, rows=rows, batch_size=64))
+    embeddings = np.concatenate([r.embeddings for r in results])
+    logits = np.concatenate([r.logits["cell_type"] for r in results])
+    table = pq.read_table(tmp_path / "embeddings.parquet")
+    assert table["row"].to_pylist() == rows.tolist()
+    assert table["cell"].to_pylist() == [str(n) for n in store.obs.names[rows]]
+    found = np.stack([table[f"e{i}"].to_numpy() for i in range(embeddings.shape[1])], axis=1)
+    assert np.array_equal(found, embeddings)
+    assert table.schema.metadata[b"bundle_digest"].decode() == bundle.digest
+    classes = bundle.labels["cell_type"]
+    written = pq.read_table(tmp_path / "logits.parquet")
+    assert np.array_equal(
+        np.stack([written[f"cell_type_{c}"].to_numpy() for c in classes], 1), logits
+    )
+    predicted = pq.read_table(tmp_path / "predictions.parquet")
+    assert predicted["cell_type"].to_pylist() == [classes[i] for i in logits.argmax(1)]
+    probabilities = pq.read_table(tmp_path / "probabilities.parquet")
+    total = sum(probabilities[f"cell_type_{c}"].to_numpy() for c in classes)
+    assert np.allclose(total, 1.0, atol=1e-6)
+    best = predicted["cell_type_probability"].to_numpy()
+    assert np.allclose(best, torch.tensor(logits).softmax(-1).max(-1).values.numpy(), atol=1e-6)
+
+
+def test_predicting_an_h5ad_equals_predicting_its_store(atlas, pretrained, tmp_path):
+    for name, source in [("a", atlas.h5ad), ("b", atlas.store)]:
+        overrides = [
+            f"input_file={source}",
+            f"working_dir={tmp_path / name}",
+            f"checkpoint={pretrained}/bundle",
+        ]
+        run_tasks(compose("predict", overrides), tmp_path / name)
+    a, b = (pq.read_table(tmp_path / name / "embeddings.parquet") for name in "ab")
+    assert a.equals(b)
+    assert len(a) == 200
+    assert not (tmp_path / "a/predictions.parquet").exists()
+
+
+def test_test_scores_the_label_head_with_intervals(atlas, finetuned, tmp_path):
+    overrides = [*atlas.cells, f"working_dir={tmp_path}", f"checkpoint={finetuned}/bundle"]
+    run_tasks(compose("test", overrides), tmp_path)
+    rows = {row.metric: row for row in read_results(tmp_path / "results.parquet")}
+    assert set(rows) == {"accuracy", "macro_f1"}
+    accuracy = rows["accuracy"]
+    assert accuracy.low < accuracy.value < accuracy.high
+    assert accuracy.n == len(load_split(atlas.split).rows("test"))
+    assert accuracy.bundle == Bundle.load(finetuned / "bundle").digest
+
+
+def test_a_list_of_tasks_hands_the_bundle_on(atlas, pretrained, tmp_path):
+    overrides = [
+        *atlas.cells,
+        f"working_dir={tmp_path}/r",
+        f"checkpoint={pretrained}/bundle",
+        "label_columns=[cell_type]",
+        "trainer.max_epochs=1",
+        "task=[train,test,predict]",
+        "data_module.predict_split=test",
+    ]
+    run_tasks(compose("finetune", overrides), tmp_path / "r")
+    names = {file.name for file in (tmp_path / "r").iterdir()}
+    assert {"bundle", "results.parquet", "predictions.parquet"} <= names
+
+
+def test_accumulated_micro_batches_train_like_one_batch(atlas, tmp_path):
+    settings = [*atlas.cells, *SMALL, "model.dropout=0", "trainer.max_epochs=1"]
+    weights = []
+    for size, window in [(16, 1), (4, 4)]:
+        folder = tmp_path / str(size)
+        overrides = [
+            *settings,
+            f"working_dir={folder}",
+            f"data_module.batch_size={size}",
+            f"trainer.accumulate_grad_batches={window}",
+        ]
+        train(compose("pretrain", overrides), folder)
+        weights.append(Bundle.load(folder / "bundle").model.state_dict())
+    for name in weights[0]:
+        assert torch.allclose(weights[0][name], weights[1][name], atol=2e-3), name
+
+
+def test_training_without_a_split_uses_all_cells_and_no_validation(atlas, tmp_path):
+    overrides = [f"input_file={atlas.store}", f"working_dir={tmp_path}/r", *SMALL]
+    train(compose("pretrain", overrides), tmp_path / "r")
+    assert {phase for phase, _ in history_of(tmp_path / "r")} == {"train"}
+
+
+def refused(verb, overrides, folder):
+    run_tasks(compose(verb, [*overrides, f"working_dir={folder}"]), folder)
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "error", "message"),
+    [
+        ("pretrain", ["input_file=null"], ConfigError, "add input_file=STORE"),
+        ("pretrain", ["trainer.losses=[]"], ConfigError, "there is nothing to train"),
+        ("pretrain", ["data_module.transforms=null"], ConfigError, "name at least log_normalize"),
+        ("pretrain", ["task=[trian]"], ConfigError, "Did you mean 'train'"),
+        ("pretrain", ["trainer.schedule=one_cycl"], ConfigError, "Did you mean 'one_cycle'"),
+        ("pretrain", ["data_module.train_split=trian"], UnknownNameError, "trian"),
+        (
+            "pretrain",
+            ["data_module.augmentations=[{name: top_genes, max_genes: 3}]"],
+            ConfigError,
+            "move it to data_module.transforms",
+        ),
+        (
+            "pretrain",
+            ["data_module.transforms=[{name: log_normalise}]"],
+            ConfigError,
+            "Did you mean 'log_normalize'",
+        ),
+        ("finetune", ["label_columns=[cell_typ]"], UnknownNameError, "Did you mean 'cell_type'"),
+        ("finetune", [], ConfigError, "there is nothing to train"),
+        (
+            "finetune",
+            ["label_columns=[cell_type]", "model.hidden_size=128"],
+            ConfigError,
+            "contradicts the checkpoint, which has 16",
+        ),
+        (
+            "finetune",
+            ["label_columns=[cell_type]", "data_module.transforms=[{name: log_normalize}]"],
+            ConfigError,
+            "differs from the checkpoint's preprocessing",
+        ),
+        (
+            "finetune",
+            ["label_columns=[cell_type]", "tokenizer.prepend_cls=false"],
+            ConfigError,
+            "tokenizer comes from the checkpoint",
+        ),
+        ("predict", ["checkpoint=null"], ConfigError, "add checkpoint=BUNDLE"),
+        ("test", [], ConfigError, "has no label heads"),
+        (
+            "predict",
+            ["data_module.split=null", "data_module.predict_split=test"],
+            ConfigError,
+            "give the split table",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    atlas, pretrained, tmp_path, verb, overrides, error, message
+):
+    start = [] if verb == "pretrain" else [f"checkpoint={pretrained}/bundle"]
+    small = SMALL if verb == "pretrain" else []
+    with pytest.raises(error, match=message) as caught:
+        refused(verb, [*atlas.cells, *start, *small, *overrides], tmp_path / "r")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "r/bundle").exists()
+
+
+def test_results_of_an_earlier_run_are_kept_unless_overwrite_is_set(atlas, pretrained, tmp_path):
+    overrides = [*atlas.cells, f"checkpoint={pretrained}/bundle", f"working_dir={tmp_path}"]
+    config = compose("predict", overrides)
+    run_tasks(config, tmp_path)
+    before = (tmp_path / "embeddings.parquet").read_bytes()
+    with pytest.raises(ExistingPathError, match="overwrite=true"):
+        run_tasks(config, tmp_path)
+    with pytest.raises(ExistingPathError, match="overwrite=true"):
+        train(compose("pretrain", [*atlas.cells, "working_dir=x", *SMALL]), pretrained)
+    run_tasks(replace(config, overwrite=True), tmp_path)
+    assert (tmp_path / "embeddings.parquet").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_name(atlas, tmp_path):
+    overrides = [
+        *atlas.cells,
+        f"working_dir={tmp_path}/r",
+        *SMALL,
+        "trainer.learning_rate=1e30",
+        "trainer.gradient_clip_norm=0",
+        "trainer.schedule=constant",
+    ]
+    with pytest.raises(InputDataError, match=r"loss expression_\w+ became .*Lower trainer"):
+        train(compose("pretrain", overrides), tmp_path / "r")
+    assert not (tmp_path / "r/bundle").exists()

@@ -1,0 +1,88 @@
+"""Small tokens, models and objectives for the tests of this package."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from omics.models import ModelConfig, OmicsModel
+from omics.models.model_config import FieldInput
+from omics.tokenizers import FieldSpec, LabelSpec, TokenBatch
+from omics.tokenizers.vocabulary import CLS_ID, special_value
+from omics.train.losses import class_weights
+from omics.train.objective import Objective, plan_heads
+from omics.train.run_config import LossConfig
+
+NUM_GENES = 12
+LABEL = LabelSpec(name="cell_type", classes=("a", "b", "c"))
+EXPRESSION = FieldSpec(name="expression", kind="continuous", vocabulary_size=5)
+GENES = FieldSpec(name="genes", kind="discrete", vocabulary_size=NUM_GENES + 5)
+PRETRAIN = [
+    LossConfig(name="mse", field_name="expression"),
+    LossConfig(name="is_zero_bce", field_name="expression", wced_target="all_genes"),
+    LossConfig(name="mse", field_name="expression", wced_target="all_genes", ignore_zero=True),
+]
+CLASSIFY = [
+    LossConfig(name="cross_entropy", label_column_name="cell_type", class_weight_exponent=1.0)
+]
+
+
+def random_tokens(num_cells, *, seed=0, first_row=0, cls=True):
+    """Return cells with distinct genes each, a label each and their full cell as target."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        np.sort(rng.permutation(NUM_GENES)[: rng.integers(1, NUM_GENES)]) for _ in range(num_cells)
+    ]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    genes = (np.concatenate(parts) + 5).astype(np.int32)
+    values = rng.exponential(1.0, len(genes)).astype(np.float32)
+    rows = np.arange(first_row, first_row + num_cells, dtype=np.int64)
+    plain = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
+    targets = TokenBatch(fields={"genes": genes, "expression": values}, offsets=plain, rows=rows)
+    fields, offsets = {"genes": genes, "expression": values}, plain
+    if cls:
+        at = plain[:-1]
+        fields = {
+            "genes": np.insert(genes, at, CLS_ID),
+            "expression": np.insert(values, at, np.float32(special_value(CLS_ID))),
+        }
+        offsets = plain + np.arange(num_cells + 1)
+    labels = {"cell_type": rng.integers(0, 3, num_cells)}
+    return TokenBatch(fields=fields, offsets=offsets, rows=rows, labels=labels, targets=targets)
+
+
+def objective_of(losses, *, seed=0, change_ratio=0.5, labels=(LABEL,), masked=(EXPRESSION,)):
+    """Return the objective and the heads of a list of losses."""
+    plan = plan_heads(losses, labels, masked)
+    weights = class_weights(np.array([0, 0, 0, 1, 2]), 3, 1.0)
+    objective = Objective.from_losses(
+        losses,
+        plan,
+        masked_fields=masked,
+        change_ratio=change_ratio,
+        seed=seed,
+        measured=np.arange(5, NUM_GENES + 5),
+        class_weight={"cell_type": {0.0: torch.ones(3), 1.0: weights}},
+    )
+    return objective, plan
+
+
+def model_of(plan, *, seed=0):
+    """Return a small model with the heads of a plan and no dropout."""
+    config = ModelConfig(
+        fields=(
+            FieldInput(name="genes", encoder="embedding", vocabulary_size=NUM_GENES + 5),
+            FieldInput(name="expression", encoder="mlp", vocabulary_size=5, scaled_by="genes"),
+        ),
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        intermediate_size=24,
+        dropout=0.0,
+        embedding_std=0.3,
+        pooling="mean",
+        field_heads=plan.field_heads,
+        wced=plan.wced,
+        labels=plan.labels,
+    )
+    return OmicsModel.build(config, seed=seed)
