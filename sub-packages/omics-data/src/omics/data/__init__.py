@@ -1,0 +1,35 @@
+"""Memory-mapped single-cell stores: check, convert, split and load raw counts.
+
+- Names are loaded on first use (PEP 562): importing this package costs no heavy library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omics.data.cell_batch import CellBatch
+    from omics.data.check import check_file
+    from omics.data.conversion import convert
+    from omics.data.errors import OmicsError
+    from omics.data.genes import GeneTable
+    from omics.data.loader import Loader
+    from omics.data.splits import load_split, make_split
+    from omics.data.store import CellStore, open_store
+    from omics.data.store_writer import StoreWriter
+    from omics.data.synthetic import synthesize
+
+__all__ = ["CellBatch", "CellStore", "GeneTable", "Loader", "OmicsError", "StoreWriter", "check_file", "convert", "load_split", "make_split", "open_store", "synthesize"]  # fmt: skip
+
+_MODULES = {"CellBatch": "cell_batch", "CellStore": "store", "GeneTable": "genes", "Loader": "loader", "OmicsError": "errors", "StoreWriter": "store_writer", "check_file": "check", "convert": "conversion", "load_split": "splits", "make_split": "splits", "open_store": "store", "synthesize": "synthetic"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"omics.data.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'omics.data' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,217 @@
+"""The console command `omics-data`: check, convert, info, verify, split, export, synthesize."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from omics.data.command_line import make_app, print_json, progress, run, say
+from omics.data.errors import UsageError
+
+app = make_app(
+    "omics-data",
+    "Look at single-cell files, turn them into stores of raw counts, and divide their cells.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store folder.")]
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .h5ad file, or a store.")],
+    as_json: AsJson = False,
+) -> None:
+    """Explain a file in one screen: raw counts or not, gene ids, labels, what to do next."""
+    from omics.data.check import check_file
+
+    report = check_file(file)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        typer.echo(report.text())
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An .h5ad file.")],
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="The folder to create.")],
+    counts: Annotated[
+        str,
+        typer.Option(
+            "--counts",
+            metavar="LOCATION",
+            help="Where the raw counts are: X, raw.X, layers/NAME, or auto to look at the values.",
+        ),
+    ] = "auto",
+    allow_non_counts: Annotated[
+        bool,
+        typer.Option(
+            "--allow-non-counts",
+            help="Keep the values of LOCATION as they are, as float32, though they are no counts.",
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a file into a store of raw counts; nothing is written if the values are no counts."""
+    from omics.data.conversion import convert as convert_file
+    from omics.data.source_h5ad import open_h5ad
+
+    with open_h5ad(source) as opened:
+        total = opened.num_cells
+    with progress("converting", total) as advance:
+        written = convert_file(
+            source,
+            store,
+            location=counts,
+            allow_non_counts=allow_non_counts,
+            overwrite=overwrite,
+            on_progress=advance,
+        )
+    cells, genes = written.shape
+    found = written.provenance
+    say(
+        f"wrote {store}: {cells:,} cells x {genes:,} genes, {written.num_entries:,} non-zeros from "
+        f"{found['location']}, {written.num_bytes:,} bytes"
+    )
+    if found["duplicate_cell_names"]:
+        say(f"note: {found['duplicate_cell_names']:,} cell names occur more than once (kept)")
+    say(f"next: omics-data info {shlex.quote(str(store))}")
+
+
+@app.command()
+def info(store: StorePath, as_json: AsJson = False) -> None:
+    """Describe a store: size, genes, labels, where it came from."""
+    from omics.data.check import describe_store
+    from omics.data.store import open_store
+
+    report = describe_store(open_store(store), shown_as=store)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        typer.echo(report.text())
+
+
+@app.command()
+def verify(store: StorePath, as_json: AsJson = False) -> None:
+    """Check every byte of a store against its checksums; exit code 4 if one is damaged."""
+    from omics.data.store import open_store
+
+    report = open_store(store).verify()
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        say(f"{store} is whole: {report.num_files} files, {report.num_bytes:,} bytes")
+        if report.extra_files:
+            say(f"note: files that do not belong to it: {', '.join(report.extra_files)}")
+
+
+@app.command()
+def split(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write (.parquet).")],
+    *,
+    stratify: Annotated[
+        str | None, typer.Option(metavar="COL", help="Keep the shares of this obs column.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COL", help="Never divide a value of this obs column.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="COL", help="Use the split that this obs column names.")
+    ] = None,
+    fractions: Annotated[
+        str, typer.Option(metavar="A,B,C", help="Shares of train, validation and test.")
+    ] = "0.7,0.1,0.2",
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Divide the cells of a store into train, validation and test, and look for leakage."""
+    from omics.data.export import require_free_path
+    from omics.data.splits import leakage, make_split
+    from omics.data.store import open_store
+
+    require_free_path(out, overwrite=overwrite)
+    opened = open_store(store)
+    table = make_split(
+        opened,
+        fractions=_fractions(fractions),
+        stratify=stratify,
+        group=group,
+        column=column,
+        seed=seed,
+    )
+    found = leakage(opened, table, group=group)
+    table.save(out, overwrite=overwrite)
+    if as_json:
+        print_json(
+            {
+                "path": str(out),
+                "sizes": table.sizes,
+                "method": table.method,
+                "seed": seed,
+                "store_digest": table.store_digest,
+                "leakage": found.to_dict(),
+            }
+        )
+        return
+    say(f"wrote {out}: " + ", ".join(f"{name} {size:,}" for name, size in table.sizes.items()))
+    if found.duplicate_cells:
+        examples = ", ".join(f"{a} = {b}" for a, b in found.duplicate_examples)
+        say(
+            f"note: {found.duplicate_cells:,} cells equal a cell of another split gene by gene "
+            f"(rows {examples})"
+        )
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--fractions {text!r} is not three numbers such as 0.7,0.1,0.2."
+        ) from None
+
+
+@app.command()
+def export(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .h5ad file to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a store as an .h5ad file."""
+    from omics.data.export import export_h5ad
+    from omics.data.store import open_store
+
+    opened = open_store(store)
+    with progress("exporting", len(opened)) as advance:
+        export_h5ad(opened, out, overwrite=overwrite, on_progress=advance)
+    say(f"wrote {out}: {opened.shape[0]:,} cells x {opened.shape[1]:,} genes")
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .h5ad file to write.")],
+    cells: Annotated[int, typer.Option(min=1, help="How many cells.")] = 1000,
+    genes: Annotated[int, typer.Option(min=1, help="How many genes.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same data.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make up an experiment with known cell types, for trying things out."""
+    from omics.data.export import require_free_path, write_h5ad
+    from omics.data.synthetic import synthesize as make_up
+
+    require_free_path(out, overwrite=overwrite)
+    write_h5ad(make_up(cells, genes, seed=seed), out, overwrite=overwrite)
+    say(f"wrote {out}: {cells:,} cells x {genes:,} genes")
+    say(f"next: omics-data check {shlex.quote(str(out))}")
+
+
+def main() -> None:
+    """Run the command and end the process with its exit code."""
+    run(app)

@@ -1,0 +1,213 @@
+"""What the console commands of all six packages share: errors, exit codes, progress, JSON.
+
+- `run` turns an `OmicsError` into one paragraph and its exit code; `-v` shows the traceback.
+- `progress` is a rich bar on a terminal and a plain line every few seconds elsewhere.
+- typer and rich are imported inside functions: `import omics.data` must stay light.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from omics.data.errors import OmicsError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import typer
+    from rich.console import Console
+
+PLAIN_LINE_EVERY_S = 5.0
+
+
+class Verbosity:
+    """How much the running command says; set once by the options of its callback."""
+
+    quiet = False
+    traceback = False
+
+
+def make_app(name: str, help_text: str) -> typer.Typer:
+    """Return the typer application of one package's console command.
+
+    Args:
+        name: the command, such as `omics-data`.
+        help_text: the first paragraph of `--help`.
+
+    Returns:
+        An application with `--version`, `--quiet` and `-v`, to which verbs are added.
+    """
+    import typer
+
+    app = typer.Typer(
+        name=name,
+        help=help_text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(value: bool) -> None:
+        if value:
+            from importlib.metadata import version
+
+            typer.echo(f"{name} {version(name)}")
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: bool = typer.Option(
+            False, "--version", help="Print the version and stop.", callback=show_version
+        ),
+        quiet: bool = typer.Option(False, "--quiet", "-q", help="Print results only."),
+        verbose: bool = typer.Option(
+            False, "--verbose", "-v", help="Show the full traceback of an error."
+        ),
+    ) -> None:
+        Verbosity.quiet = quiet
+        Verbosity.traceback = verbose
+
+    return app
+
+
+def run(app: Callable[[], Any]) -> None:
+    """Run a console command and end the process with the exit code of contracts.
+
+    Args:
+        app: the typer application (or any function without arguments).
+    """
+    try:
+        app()
+    except OmicsError as error:
+        _fail(error)
+    except MemoryError as error:
+        _fail(ResourceError("Out of memory. Close other programs or use smaller batches."), error)
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            _fail(ResourceError(f"No space left while writing {error.filename or 'a file'}."), error)
+        raise
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)
+
+
+def _fail(error: OmicsError, cause: BaseException | None = None) -> None:
+    if Verbosity.traceback:
+        import traceback
+
+        traceback.print_exception(cause or error)
+    message = " ".join(str(error).split())
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(error.exit_code)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a rich console that is silent under `--quiet` and never wraps piped lines.
+
+    Args:
+        stderr: write to standard error instead of standard output.
+
+    Returns:
+        The console.
+    """
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 100
+    return Console(stderr=stderr, quiet=Verbosity.quiet, width=width, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line for people, unless `--quiet` was given.
+
+    Args:
+        text: the line, in plain text (no rich markup).
+    """
+    if not Verbosity.quiet:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object for machines; `--quiet` does not silence it.
+
+    Args:
+        value: JSON-serialisable.
+    """
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def progress(task: str, total: int | None, unit: str = "cells") -> Iterator[Callable[[int], None]]:
+    """Show how far a long task is.
+
+    Args:
+        task: what is being done, such as `converting`.
+        total: how many units there are; None when unknown.
+        unit: what is counted.
+
+    Yields:
+        A function to call with the number of units just finished.
+    """
+    if Verbosity.quiet:
+        yield lambda _count: None
+    elif sys.stderr.isatty():
+        with _bar(task, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain_lines(task, total, unit)
+
+
+@contextlib.contextmanager
+def _bar(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        identifier = bar.add_task(task, total=total)
+        yield lambda count: bar.advance(identifier, count)
+
+
+def _plain_lines(task: str, total: int | None, unit: str) -> Callable[[int], None]:
+    started = time.monotonic()
+    state = {"done": 0, "said": started}
+
+    def advance(count: int) -> None:
+        state["done"] += count
+        now = time.monotonic()
+        if now - state["said"] >= PLAIN_LINE_EVERY_S:
+            state["said"] = now
+            of_total = f"/{total}" if total is not None else ""
+            rate = state["done"] / (now - started)
+            sys.stderr.write(f"{task}: {state['done']}{of_total} {unit}, {rate:.0f} {unit}/s\n")
+            sys.stderr.flush()
+
+    return advance
+
+
+def _full_disk_errnos() -> frozenset[int]:
+    import errno
+
+    return frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+_FULL_DISK = _full_disk_errnos()

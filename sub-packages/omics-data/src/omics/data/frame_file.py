@@ -1,0 +1,340 @@
+"""A table of cells or genes as one Parquet file that gives back the pandas frame it was made of.
+
+- Page checksums are written and checked; the chunk checksums of the store cover the rest.
+- The index (obs or var names) is the column `_index`, a name that AnnData reserves as well.
+- Parquet keeps neither unused categories nor their order or type, so a categorical is written
+  as its values, and its categories as JSON in the schema metadata under the key `omics`.
+- Columns are read one at a time: an atlas has hundreds, training needs two.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omics.data.errors import InputDataError, OmicsError, UnknownNameError, nearest
+from omics.data.store_format import damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pandas as pd
+    import pyarrow as pa
+
+    from omics.data.mapped_file import MappedFile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+INDEX_COLUMN = "_index"
+METADATA_KEY = b"omics"
+_TEXT_DTYPES = ("object", "string", "str")
+_NUMBER_KINDS = "biuf"
+
+
+def write_frame(frame: pd.DataFrame, path: Path, what: str) -> None:
+    """Write a frame so that `FrameTable` gives it back.
+
+    Args:
+        frame: scalar columns with unique string names; an index of strings (others are turned
+            into strings).
+        path: the file to create.
+        what: `obs` or `var`, for messages.
+
+    Raises:
+        InputDataError: a column or the index cannot be kept exactly; the message names it.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    _check_columns(frame, what)
+    columns: dict[str, Any] = {INDEX_COLUMN: _index_values(frame, what)}
+    categories: dict[str, dict[str, Any]] = {}
+    for name in frame.columns:
+        column: Any = frame[name].reset_index(drop=True)
+        if str(column.dtype) == "category":
+            categories[name] = _describe_categories(column, name, what)
+            column = column.astype(_written_dtype(column))
+        columns[name] = column
+    table = _to_arrow(pd.DataFrame(columns), what)
+    index_name = None if frame.index.name is None else str(frame.index.name)
+    record = {"index_name": index_name, "categories": categories}
+    metadata = dict(table.schema.metadata or {})
+    metadata[METADATA_KEY] = json.dumps(record, sort_keys=True, allow_nan=False).encode("ascii")
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        path,
+        compression="zstd",
+        write_page_checksum=True,
+        version="2.6",
+    )
+
+
+class FrameTable:
+    """The table of the cells (`obs`) or genes (`var`) of a store; columns are read on demand.
+
+    Args:
+        source: the Parquet file.
+        num_rows: how many rows it must have.
+    """
+
+    def __init__(self, source: MappedFile, num_rows: int) -> None:
+        self._source = source
+        self._num_rows = num_rows
+        self._columns: tuple[str, ...] | None = None
+        self._record: dict[str, Any] = {}
+        self._cache: dict[str, Array] = {}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._num_rows
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether a column of this name exists."""
+        return name in self.columns
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column names, in order, without the index."""
+        if self._columns is None:
+            self._read_schema()
+        assert self._columns is not None
+        return self._columns
+
+    @property
+    def names(self) -> Array:
+        """Object [n] of strings: the index (obs_names or var_names)."""
+        return self._values(INDEX_COLUMN)
+
+    def __getitem__(self, name: str) -> Array:
+        """Return one column as plain values.
+
+        Args:
+            name: the column.
+
+        Returns:
+            [n]. Strings, and integers or booleans of which some are missing, are objects with
+            None for missing; missing floats are NaN, missing times NaT. Categories are turned
+            into their values.
+
+        Raises:
+            UnknownNameError: there is no such column.
+            CorruptStoreError: the bytes of the column are damaged.
+        """
+        if name not in self.columns:
+            raise UnknownNameError(
+                f"{self._source.path} has no column {name!r}.{nearest(name, self.columns)}"
+            )
+        return self._values(name)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the whole table as it was written: categoricals kept, index = names."""
+        table = self._read(None)
+        categories = self._record["categories"]
+        frame = _guarded(self._source.path, table.drop(list(categories)).to_pandas)
+        index = frame.pop(INDEX_COLUMN)
+        for position, name in enumerate(self.columns):
+            if name in categories:
+                frame.insert(position, name, self._categorical(table.column(name), name))
+        frame.index = _text_index(index, self._record["index_name"])
+        return frame
+
+    def _values(self, name: str) -> Array:
+        if name not in self._cache:
+            values = self._plain_values(name)
+            values.flags.writeable = False
+            self._cache[name] = values
+        return self._cache[name]
+
+    def _plain_values(self, name: str) -> Array:
+        column = self._read([name]).column(name)
+        if name in self._record["categories"]:
+            return _plain_categories(self._categorical(column, name))
+        return _plain_column(column)
+
+    def _categorical(self, column: pa.ChunkedArray, name: str) -> pd.Categorical:
+        """Return a column of values as the categorical it was written from."""
+        import pandas as pd
+        import pyarrow as pa
+
+        described = self._record["categories"][name]
+        categories = _category_index(described)
+        encoded = column.combine_chunks()
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        known = categories.get_indexer(pd.Index(encoded.dictionary.to_pandas()))
+        if (known < 0).any():
+            raise damaged(self._source.path, f"holds values of {name!r} outside its categories")
+        indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        codes = np.append(known, -1)[indices]
+        return pd.Categorical.from_codes(codes, categories, ordered=described["ordered"])
+
+    def _read_schema(self) -> None:
+        file = _guarded(self._source.path, self._open)
+        names = file.schema_arrow.names
+        if file.metadata.num_rows != self._num_rows or names[:1] != [INDEX_COLUMN]:
+            raise damaged(self._source.path, f"is not a table of {self._num_rows} rows with names")
+        metadata = file.schema_arrow.metadata or {}
+        self._record = _parse_record(metadata.get(METADATA_KEY, b""), names, self._source.path)
+        self._columns = tuple(names[1:])
+
+    def _read(self, names: list[str] | None) -> pa.Table:
+        _ = self.columns
+        texts = [
+            name
+            for name, described in self._record["categories"].items()
+            if described["dtype"] in _TEXT_DTYPES and (names is None or name in names)
+        ]
+        return _guarded(
+            self._source.path,
+            lambda: self._open(read_dictionary=texts).read(columns=names, use_threads=False),
+        )
+
+    def _open(self, **options: Any) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(
+            self._source.reader(), page_checksum_verification=True, pre_buffer=False, **options
+        )
+
+
+def _check_columns(frame: pd.DataFrame, what: str) -> None:
+    if frame.columns.nlevels != 1 or frame.index.nlevels != 1:
+        raise InputDataError(f"{what} has a MultiIndex. Use one level of names.")
+    for name in frame.columns:
+        if not isinstance(name, str):
+            raise InputDataError(f"A column of {what} is named {name!r}. Names must be strings.")
+        if name == INDEX_COLUMN:
+            raise InputDataError(
+                f"A column of {what} is named {INDEX_COLUMN!r}, which is reserved for the "
+                "names. Rename it in the source."
+            )
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()][0]
+        raise InputDataError(f"{what} has two columns named {repeated!r}. Rename one of them.")
+
+
+def _index_values(frame: pd.DataFrame, what: str) -> Array:
+    if frame.index.hasnans:
+        raise InputDataError(f"A name in the index of {what} is missing. Give every row a name.")
+    return np.array([str(name) for name in frame.index], dtype=object)
+
+
+def _text_index(names: Any, index_name: str | None) -> pd.Index:
+    import pandas as pd
+
+    return pd.Index(names.to_numpy(), name=index_name)
+
+
+def _describe_categories(column: Any, name: str, what: str) -> dict[str, Any]:
+    """Return the JSON record of a categorical's categories."""
+    categories = column.cat.categories
+    dtype = str(categories.dtype)
+    values = categories.tolist()
+    text = dtype in _TEXT_DTYPES and all(isinstance(value, str) for value in values)
+    number = getattr(categories.dtype, "kind", "O") in _NUMBER_KINDS
+    finite = not number or bool(np.isfinite(np.asarray(values, np.float64)).all())
+    if not (text or number) or not finite:
+        raise InputDataError(
+            f"The categories of column {name!r} of {what} are of type {dtype} (or mixed). Only "
+            "strings, booleans and finite numbers can be kept: turn them into strings."
+        )
+    return {"dtype": dtype, "ordered": bool(column.cat.ordered), "values": values}
+
+
+def _category_index(described: dict[str, Any]) -> pd.Index:
+    import pandas as pd
+
+    try:
+        return pd.Index(described["values"], dtype=described["dtype"])
+    except TypeError:  # `str` of pandas 3, read by pandas 2.
+        return pd.Index(described["values"], dtype=object)
+
+
+def _written_dtype(column: Any) -> str:
+    """Return the dtype in which the values of a categorical are written."""
+    categories = column.cat.categories
+    if str(categories.dtype) in _TEXT_DTYPES:
+        return "category" if len(categories) else "string"
+    return {"b": "boolean", "f": "Float64", "i": "Int64", "u": "UInt64"}[categories.dtype.kind]
+
+
+def _to_arrow(frame: pd.DataFrame, what: str) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError) as error:
+        reason = "; ".join(str(part) for part in error.args)
+        raise _unkept(f"A column of {what}", reason) from None
+    for field in table.schema:
+        if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+            raise _unkept(f"Column {field.name!r} of {what}", f"it holds {field.type} values")
+    return table
+
+
+def _unkept(column: str, reason: str) -> InputDataError:
+    return InputDataError(
+        f"{column} cannot be kept ({reason[:300]}). Turn it into one type of number, string or "
+        "category in the source, or remove it."
+    )
+
+
+def _parse_record(data: bytes, names: list[str], path: Path) -> dict[str, Any]:
+    """Return the checked record of index name and categories from the schema metadata."""
+    try:
+        record = json.loads(data)
+        index_name, categories = record["index_name"], record["categories"]
+        sound = (index_name is None or isinstance(index_name, str)) and all(
+            name in names
+            and type(each["ordered"]) is bool
+            and type(each["values"]) is list
+            and isinstance(each["dtype"], str)
+            for name, each in categories.items()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise damaged(path, "has no sound record of its categories")
+    return dict(record)
+
+
+def _plain_categories(values: pd.Categorical) -> Array:
+    categories = values.categories.to_numpy()
+    codes = np.asarray(values.codes, np.int64)
+    if categories.dtype.kind == "f":
+        return np.append(categories, np.nan)[codes]
+    if categories.dtype.kind in _NUMBER_KINDS and (codes >= 0).all():
+        return categories[codes]
+    table = np.empty(len(categories) + 1, dtype=object)
+    table[:-1] = categories.tolist()
+    return table[codes]
+
+
+def _plain_column(column: pa.ChunkedArray) -> Array:
+    import pyarrow as pa
+
+    if column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
+        return np.array([*column.to_pylist(), None], dtype=object)[:-1]
+    values = column.to_numpy(zero_copy_only=False) if len(column) else _empty(column.type)
+    return np.array(values)
+
+
+def _empty(arrow_type: Any) -> Array:
+    import pyarrow as pa
+
+    return pa.array([], arrow_type).to_numpy(zero_copy_only=False)
+
+
+def _guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """Run a Parquet reader and turn its errors into ours."""
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OmicsError | MemoryError):
+            raise
+        raise damaged(path, f"cannot be read as Parquet ({str(error)[:200]})") from None

@@ -1,0 +1,121 @@
+"""`GeneTable`: the genes of a store, in the order their positions refer to.
+
+- Ids are unique and printable, so that a position, an id and the digest mean the same thing.
+- The digest names a gene vocabulary: models and splits keep it to recognise their genes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omics.data.errors import InputDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
+
+
+class GeneTable:
+    """The genes of a store: unique ids and further columns.
+
+    Args:
+        ids: [n], one printable, non-empty, unique string per gene.
+        columns: further values per gene, `{name: [n]}`.
+
+    Raises:
+        InputDataError: ids are empty, repeated or hold control characters, or a column has
+            another length.
+    """
+
+    def __init__(
+        self, ids: Sequence[str] | Array, columns: Mapping[str, Array] | None = None
+    ) -> None:
+        names = [str(each) for each in ids]
+        _check_ids(names)
+        self.ids: Array = np.array(names, dtype=np.str_)
+        self.columns: dict[str, Array] = dict(columns or {})
+        for name, values in self.columns.items():
+            if len(values) != len(names):
+                raise InputDataError(
+                    f"The gene column {name!r} has {len(values)} values for {len(names)} genes."
+                )
+
+    def __len__(self) -> int:
+        """Return the number of genes."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Return a short description."""
+        return f"GeneTable({len(self)} genes, columns {sorted(self.columns)})"
+
+    @cached_property
+    def symbols(self) -> Array:
+        """String [n]: the first of the usual symbol columns, else the ids.
+
+        A gene without a symbol keeps its id.
+        """
+        for name in SYMBOL_COLUMNS:
+            if name in self.columns:
+                given = [str(each) if _is_text(each) else "" for each in self.columns[name]]
+                filled = [a or b for a, b in zip(given, self.ids.tolist(), strict=True)]
+                return np.array(filled, dtype=np.str_)
+        return self.ids
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 (hex) of the ids joined by newlines, in UTF-8."""
+        return gene_digest(self.ids.tolist())
+
+    def positions(self, names: Iterable[str]) -> Array:
+        """Return where genes are.
+
+        Args:
+            names: [m] gene ids; may repeat.
+
+        Returns:
+            int64 [m], the position of each id, -1 where it is absent.
+        """
+        found = self._position_of
+        return np.array([found.get(str(name), -1) for name in names], dtype=np.int64)
+
+    @cached_property
+    def _position_of(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.ids.tolist())}
+
+
+def gene_digest(ids: Iterable[str]) -> str:
+    """Return the sha256 (hex) of gene ids joined by newlines, in UTF-8.
+
+    Args:
+        ids: in the order of their positions.
+    """
+    return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _check_ids(names: list[str]) -> None:
+    """Refuse ids that could not be told apart later."""
+    for position, name in enumerate(names):
+        if not name or any(ord(character) < 32 for character in name):
+            raise InputDataError(
+                f"The id of gene {position} is {name!r}: gene ids must not be empty or hold "
+                "control characters. Mend the var index of the source."
+            )
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        repeated = {name for name in names if name in seen or seen.add(name)}  # type: ignore[func-returns-value]
+        examples = ", ".join(repr(name) for name in sorted(repeated)[:3])
+        raise InputDataError(
+            f"{len(repeated)} gene ids occur more than once ({examples}). Gene ids must be "
+            "unique: make them so in the source (for instance with var_names_make_unique)."
+        )

@@ -1,0 +1,96 @@
+"""Compiled loops against plain numpy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omics.data.gather import encode_counts, gather_rows, mark_top, patch_escapes
+
+
+def _indptr(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_rows_are_copied_in_any_order_and_widened(lengths, random):
+    offsets = _indptr(lengths)
+    source = np.arange(offsets[-1], dtype=np.uint8)
+    rows = [random.randrange(len(lengths)) for _ in range(6)]
+    indptr = _indptr([lengths[row] for row in rows])
+    out = np.full(indptr[-1], 7, np.uint32)
+    gather_rows(offsets[rows], indptr, source, out)
+    expected = [source[offsets[row] : offsets[row + 1]] for row in rows]
+    assert out.tolist() == np.concatenate(expected).tolist()
+
+
+def test_escapes_are_patched_where_their_positions_fall_in_taken_rows():
+    positions = np.array([2, 3, 9, 14])
+    counts = np.array([300, 255, 400, 2**32 - 1], np.uint32)
+    out = np.full(7, 255, np.uint32)
+    patch_escapes(np.array([9, 2]), np.array([0, 5, 7]), positions, counts, out)
+    assert out.tolist() == [400, 255, 255, 255, 255, 300, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float32])
+@given(
+    st.lists(st.lists(st.sampled_from([1, 1, 1, 2, 3, 250, 254, 255]), max_size=9), max_size=4),
+    st.integers(1, 4),
+    st.sampled_from([1, 256]),
+)
+def test_top_entries_equal_a_stable_sort(dtype, cells, limit, scale):
+    scale = 1 if dtype is np.uint8 else scale
+    values = np.array([value * scale for cell in cells for value in cell], dtype)
+    indptr = _indptr([len(cell) for cell in cells])
+    keep = mark_top(indptr, values, limit)
+    expected = np.zeros(len(values), np.bool_)
+    for begin, end in pairwise(indptr):
+        order = np.argsort(-values[begin:end].astype(np.float64), kind="stable")
+        expected[begin + order[:limit]] = True
+    assert keep.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_counts_are_coded_checked_and_added_in_one_pass(dtype):
+    indptr = np.array([0, 2, 2, 5])
+    genes = np.array([0, 2, 0, 1, 2])
+    values = np.array([254, 255, 1, 2**20, 3], dtype)
+    codes = np.zeros(5, np.uint8)
+    sums = (np.full(3, 10), np.full(3, 1), np.zeros(3, np.int64))
+    escapes = encode_counts(indptr, genes, values, codes=codes, sums=sums)
+    assert escapes.tolist() == [1, 3]
+    assert codes.tolist() == [254, 255, 1, 255, 3]
+    assert [each.tolist() for each in sums] == [
+        [265, 10 + 2**20, 268],
+        [3, 2, 3],
+        [509, 0, 2**20 + 4],
+    ]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, 1.5, np.nan, np.inf, -np.inf, 2.0**32, 1e300])
+def test_the_first_value_that_is_no_count_is_reported(bad):
+    values = np.array([1, bad, bad], np.float64)
+    sums = (np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(1, np.int64))
+    codes = np.zeros(3, np.uint8)
+    found = encode_counts(np.array([0, 3]), np.arange(3), values, codes=codes, sums=sums)
+    assert found.tolist() == [-2]
+
+
+def test_loops_run_without_a_folder_to_cache_in(tmp_path):
+    code = (
+        "import numba.core.caching as c\n"
+        "def refuse(self, py_func): raise RuntimeError('no locator available')\n"
+        "c.FunctionCache.__init__ = refuse\n"
+        "import numpy as np\n"
+        "from omics.data.gather import gather_rows\n"
+        "out = np.zeros(2, np.uint8)\n"
+        "gather_rows(np.array([1]), np.array([0, 2]), np.arange(4, dtype=np.uint8), out)\n"
+        "assert out.tolist() == [1, 2]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
