@@ -1,0 +1,89 @@
+"""Reading and writing `.h5ad` files whole, as the verbs of omics-eval do.
+
+- A file is checked by omics.data before AnnData sees it: nothing outside it is ever read.
+- An output appears under its name when it is complete, or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omics.data.errors import ExistingPathError, InputDataError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+
+
+def read_cells(path: str | Path) -> AnnData:
+    """Read an `.h5ad` file into memory.
+
+    Args:
+        path: the file.
+
+    Raises:
+        MissingPathError: there is no such file.
+        InputDataError: it is not an AnnData file, or damaged.
+    """
+    import anndata
+
+    from omics.data.h5ad_safety import open_safely
+
+    with open_safely(path) as handle:
+        lacking = [name for name in ("obs", "var") if name not in handle]
+    if lacking:
+        raise InputDataError(
+            f"{path} is an HDF5 file but not an .h5ad file: it has no table {lacking[0]!r}."
+        )
+    try:
+        return anndata.read_h5ad(path)
+    except (OSError, KeyError, ValueError, TypeError, anndata.io.AnnDataReadError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputDataError(
+            f"{path} cannot be read as an AnnData file: {reason}. Look at it with "
+            f"`omics-data check`, or write it again with AnnData."
+        ) from error
+
+
+def write_cells(adata: AnnData, path: str | Path) -> None:
+    """Write an `.h5ad` file, atomically; a file that exists is replaced.
+
+    Args:
+        adata: the cells.
+        path: of the file.
+
+    Raises:
+        InputDataError: the object holds something that an `.h5ad` file cannot.
+    """
+    import anndata
+
+    from omics.data.atomic_files import replace_file
+
+    with replace_file(path) as temporary:
+        try:
+            adata.write_h5ad(temporary)
+        except (TypeError, ValueError, anndata.io.AnnDataWriteError) as error:
+            raise InputDataError(
+                f"The cells cannot be written to {path}: {str(error).splitlines()[0]}. Remove what "
+                "AnnData cannot store (often an object in uns or a mixed column of obs)."
+            ) from error
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists, before any work is done for it.
+
+    Args:
+        path: the output.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ExistingPathError: it exists and may not be replaced.
+        UsageError: it is a folder, or lies in one that does not exist.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file to write.")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"The folder {path.absolute().parent} of the output does not exist.")
+    if path.exists() and not overwrite:
+        raise ExistingPathError(f"{path} exists. Name another file, or allow --overwrite.")

@@ -1,0 +1,227 @@
+"""The command `omics-eval`: embed, annotate, report.
+
+- Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
+- Outputs are refused before any work is done; so are names that the input does not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from omics.data.command_line import make_app, print_json, progress, run, say
+from omics.data.errors import UsageError
+from omics.eval.cell_files import read_cells, require_free, write_cells
+
+if TYPE_CHECKING:
+    from omics.eval.results import EvalResult
+
+app = make_app(
+    "omics-eval",
+    "Embed cells with a model, transfer labels, and report how it does beside plain baselines.",
+)
+
+
+class MethodName(StrEnum):
+    """Methods of `annotate`."""
+
+    logistic = "logistic"
+    knn = "knn"
+    centroid = "centroid"
+
+
+Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
+Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Label = Annotated[str, typer.Option("--label", help="The column of obs with the classes.")]
+Split = Annotated[
+    Path, typer.Option("--split", help="The split of these cells, from `omics-data split`.")
+]
+UseRep = Annotated[str, typer.Option("--use-rep", help="The embedding in obsm.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of baselines, UMAP and bootstrap.")]
+
+
+@app.command("embed")
+def embed_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An .h5ad file with counts, or a store folder.")
+    ],
+    *,
+    bundle: Annotated[str, typer.Option("--bundle", help="A bundle folder, or hf:owner/name.")],
+    out: Out,
+    key_added: Annotated[str, typer.Option("--key-added", help="The key of obsm.")] = "X_omics",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Cells at once.")] = 32,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an .h5ad file with the model's embedding of every cell in obsm.
+
+    Cells are never dropped or reordered: a cell without an expressed gene that the model knows
+    has NaN, and its reason in obs["omics_reason"].
+    """
+    from omics.eval.embedding import REASON_COLUMN, embed
+
+    require_free(out, overwrite=overwrite)
+    with progress("embedding", None) as advance:
+        adata = embed(
+            source,
+            bundle,
+            key_added=key_added,
+            batch_size=batch_size,
+            device=device,
+            overwrite=overwrite,
+            on_progress=advance,
+        )
+    write_cells(adata, out)
+    gone = int((adata.obs[REASON_COLUMN].astype(str) != "").sum())
+    without = f"; {gone:,} cells without one (see obs[{REASON_COLUMN!r}])" if gone else ""
+    say(f"{out}: {adata.n_obs:,} cells with obsm[{key_added!r}]{without}")
+
+
+@app.command("annotate")
+def annotate_command(
+    source: Cells,
+    *,
+    label: Label,
+    split: Split,
+    out: Out,
+    use_rep: UseRep = "X_omics",
+    method: Annotated[
+        MethodName, typer.Option("--method", help="How labels are transferred.")
+    ] = MethodName.logistic,
+    query: Annotated[str, typer.Option("--query", help="The split to score.")] = "test",
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Also write the scores, as Parquet.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Label all cells outside the training split by its cells, and score the labelled ones.
+
+    The scores of plain baselines on the same cells stand beside: a model that does not beat them
+    has not helped.
+    """
+    from omics.data import load_split
+    from omics.eval.annotation import annotate
+    from omics.eval.comparison import baseline_predictions, labelled_split, result_rows
+    from omics.eval.report_inputs import bundle_digest
+    from omics.eval.results import write_results
+
+    for path in (out, results):
+        if path is not None:
+            require_free(path, overwrite=overwrite)
+    adata, table = read_cells(source), load_split(split)
+    cells = labelled_split(adata, table, label=label, query=query)
+    reference = table.rows("train")
+    annotate(
+        adata,
+        label=label,
+        reference=reference,
+        use_rep=use_rep,
+        method=method.value,
+        overwrite=overwrite,
+    )
+    given = adata.obs[f"{label}_pred"].astype(object).to_numpy()[cells.query]
+    name = f"{use_rep} + {method.value}"
+    baselines, _ = baseline_predictions(adata, cells, seed=seed)
+    rows = result_rows(
+        cells,
+        {name: given, **baselines},
+        task=f"annotate:{label}",
+        dataset=source.name,
+        bundles={name: bundle_digest(adata, use_rep)},
+        seed=seed,
+    )
+    write_cells(adata, out)
+    if results is not None:
+        write_results(results, rows)
+    if as_json:
+        record = {"out": str(out), "query": query, "untaught_classes": cells.untaught}
+        print_json({**record, "results": [asdict(row) for row in rows]})
+        return
+    _say_rows(rows, query)
+    for absent in cells.untaught:
+        say(f"No training cell is of the class {absent!r}: its {query} cells count as wrong.")
+    say(f"{out}: obs[{label + '_pred'!r}] and obs[{label + '_confidence'!r}]")
+
+
+@app.command("report")
+def report_command(
+    source: Cells,
+    *,
+    label: Label,
+    split: Split,
+    out: Out,
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Folder of `omics-train predict`: the tuned model."),
+    ] = None,
+    named_runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="NAME=DIR", help="A training run to show; repeatable."),
+    ] = None,
+    use_rep: UseRep = "X_omics",
+    commands: Annotated[
+        list[str] | None,
+        typer.Option("--command", metavar="TEXT", help="How to reproduce it; repeatable."),
+    ] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one offline HTML page: the verdict, methods with intervals, figures, configuration.
+
+    The baselines are computed here, on the cells and the split given.
+    """
+    from omics.data import load_split
+    from omics.data.atomic_files import write_bytes
+    from omics.eval.report import render_report
+    from omics.eval.report_inputs import ReportRequest, gather_report
+
+    require_free(out, overwrite=overwrite)
+    request = ReportRequest(
+        label=label,
+        dataset=source.name,
+        use_rep=use_rep,
+        predictions=predictions,
+        runs=_named_folders(named_runs or []),
+        commands=commands or [],
+        seed=seed,
+    )
+    page = render_report(gather_report(read_cells(source), load_split(split), request))
+    write_bytes(out, page.encode())
+    say(str(out))
+
+
+def _named_folders(given: list[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (name.strip() and equals and folder):
+            raise UsageError(f"--run {text!r} is not NAME=DIR, such as --run pretraining=runs/pre.")
+        if name in folders:
+            raise UsageError(f"--run names {name!r} twice; give each run its own name.")
+        folders[name] = Path(folder)
+    return folders
+
+
+def _say_rows(rows: list[EvalResult], query: str) -> None:
+    """Print one line a method: accuracy and macro-F1 with their intervals."""
+    by_method: dict[str, dict[str, str]] = {}
+    for row in rows:
+        shown = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        by_method.setdefault(row.method, {})[row.metric.removesuffix("_difference")] = shown
+    width = max(len(name) for name in by_method)
+    say(f"{rows[0].n:,} {query} cells, 95% intervals")
+    say(f"{'':{width}}  {'accuracy':24}  macro-F1")
+    for name, values in by_method.items():
+        say(f"{name:{width}}  {values['accuracy']:24}  {values['macro_f1']}")
+
+
+def main() -> None:
+    """Run the command."""
+    run(app)

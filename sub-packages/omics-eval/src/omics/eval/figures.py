@@ -1,0 +1,410 @@
+"""Figures as SVG or PNG bytes: embedding scatter, training curves, confusion matrix.
+
+- Drawn with matplotlib's Figure objects alone; no pyplot, so no global figure, no display.
+- Laid out at the width of a phone (400 CSS pixels) with text no smaller than the page's: a wide
+  screen puts them side by side instead of scaling them.
+- Colours are those of Okabe and Ito, then four of Tol's, chosen for colour-blind readers. Markers
+  change after eight classes, so colour and marker repeat together only after 56; every class
+  also carries its number in the plot, for print in grey.
+- Points are pixels (PNG: 20,000 cells stay small), lines and tables are SVG with real text.
+- Names of classes and runs are data: never parsed as mathematics, cut when long.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omics.data.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from omics.eval.classification import ConfusionMatrix
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+COLOURS = (
+    "#0072B2",  # blue
+    "#E69F00",  # orange
+    "#009E73",  # bluish green
+    "#CC79A7",  # reddish purple
+    "#D55E00",  # vermilion
+    "#56B4E9",  # sky blue
+    "#3A3A3A",  # near black
+    "#F0E442",  # yellow
+    "#882255",  # wine
+    "#44AA99",  # teal
+    "#332288",  # indigo
+    "#999933",  # olive
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BACKGROUND = "#D3D3D3"
+INK = "#222222"
+
+# The same marker shapes for an HTML legend, as SVG paths in a box from -6 to 6.
+MARKER_PATHS = {
+    "o": "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0Z",
+    "s": "M-4.5 -4.5H4.5V4.5H-4.5Z",
+    "^": "M0 -5L5 4.5H-5Z",
+    "D": "M0 -5.5L5.5 0L0 5.5L-5.5 0Z",
+    "v": "M0 5L5 -4.5H-5Z",
+    "P": "M-2 -5H2V-2H5V2H2V5H-2V2H-5V-2H-2Z",
+    "X": "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
+}
+
+_CLASSES_PER_MARKER = 8
+_PX_PER_INCH = 96
+_WIDTH_PX = 400
+_FONT_PT = 9
+_MAX_POINTS_OF_LINE = 400
+_MAX_NAME = 22
+_NUMBER_GAP = 0.065
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One drawn figure.
+
+    Attributes:
+        media_type: `image/svg+xml` or `image/png`.
+        data: the file's bytes.
+        alt: what it shows, for readers who cannot see it.
+        width: CSS pixels at which its text has the size of the page's.
+    """
+
+    media_type: str
+    data: bytes
+    alt: str
+    width: int = _WIDTH_PX
+
+    @property
+    def data_uri(self) -> str:
+        """The figure as a `data:` address."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One line of a legend.
+
+    Attributes:
+        number: of the class, as drawn in the figure; None for none.
+        label: the class.
+        colour: of its points.
+        path: SVG path of its marker in a box from -6 to 6.
+        num_cells: cells drawn.
+    """
+
+    number: int | None
+    label: str
+    colour: str
+    path: str
+    num_cells: int
+
+
+def class_style(index: int) -> tuple[str, str]:
+    """Return the colour and the marker of a class.
+
+    Args:
+        index: its position among the sorted classes, from 0.
+    """
+    return COLOURS[index % len(COLOURS)], MARKERS[index // _CLASSES_PER_MARKER % len(MARKERS)]
+
+
+def legend(categories: Array, classes: Sequence[str], *, numbered: bool = True) -> list[Key]:
+    """Return the legend of a scatter figure: the classes that occur, in order.
+
+    Args:
+        categories: object [n], the class of each cell; None for a cell drawn in grey.
+        classes: all classes, whose positions give styles and numbers.
+        numbered: whether the figure carries the numbers.
+    """
+    keys = []
+    for index, label in enumerate(classes):
+        count = int((categories == label).sum())
+        if count:
+            colour, marker = class_style(index)
+            number = index + 1 if numbered else None
+            keys.append(Key(number, label, colour, MARKER_PATHS[marker], count))
+    return keys
+
+
+def scatter_figure(
+    coordinates: Array,
+    categories: Array,
+    classes: Sequence[str],
+    *,
+    title: str,
+    axis: str = "UMAP",
+    numbered: bool = True,
+    ringed: Array | None = None,
+    seed: int = 0,
+) -> Picture:
+    """Draw cells in the plane, coloured by class.
+
+    Args:
+        coordinates: float [n, 2].
+        categories: object [n], the class of each cell; None is drawn small and grey, beneath.
+        classes: all classes, whose positions give styles and numbers.
+        title: of the panel.
+        axis: what the axes are; their units are arbitrary.
+        numbered: write each class's number amid its cells.
+        ringed: None, or bool [n]: cells to ring in black.
+        seed: of the drawing order, so that no class hides another.
+
+    Returns:
+        A PNG.
+    """
+    figure, axes = _figure(_WIDTH_PX, 380, title)
+    order = np.random.default_rng(seed).permutation(len(coordinates))
+    points, names = coordinates[order], categories[order]
+    size = float(np.clip(9000 / max(len(points), 1), 2.5, 26))
+    grey = np.array([name is None for name in names], bool)
+    axes.scatter(points[grey, 0], points[grey, 1], s=size * 0.6, c=BACKGROUND, linewidths=0)
+    _scatter_classes(axes, points, names, classes, size)
+    if ringed is not None and ringed.any():
+        axes.scatter(
+            coordinates[ringed, 0],
+            coordinates[ringed, 1],
+            s=size * 2.2,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=0.9,
+        )
+    if numbered:
+        _write_numbers(axes, points, [names == label for label in classes])
+    axes.set_xlabel(f"{axis} 1 (arbitrary units)")
+    axes.set_ylabel(f"{axis} 2 (arbitrary units)")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    shown = int((~grey).sum())
+    alt = f"{title}: {shown} cells of {len(set(names[~grey]))} groups on two {axis} axes"
+    return _png(figure, alt)
+
+
+def _scatter_classes(
+    axes: Axes, points: Array, names: Array, classes: Sequence[str], size: float
+) -> None:
+    styles = {label: class_style(index) for index, label in enumerate(classes)}
+    for marker in MARKERS:
+        drawn = np.array([name in styles and styles[name][1] == marker for name in names], bool)
+        if drawn.any():
+            axes.scatter(
+                points[drawn, 0],
+                points[drawn, 1],
+                s=size,
+                c=[styles[name][0] for name in names[drawn]],
+                marker=marker,
+                edgecolors="white",
+                linewidths=0.2 if size > 5 else 0,
+            )
+
+
+def _write_numbers(axes: Axes, points: Array, members: list[Array]) -> None:
+    """Write each class's number amid its cells, pushed apart where two would touch."""
+    from matplotlib.patheffects import withStroke
+
+    drawn = [index for index, inside in enumerate(members) if inside.any()]
+    if not drawn:
+        return
+    # In units of the panel, where two numbers need about 0.06 of its width between them.
+    low, extent = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
+    places = np.array([_middle((points[members[i]] - low) / extent) for i in drawn])
+    # An order of angles breaks the tie of numbers that fall on one point.
+    places += 1e-3 * np.array([(np.cos(2.4 * i), np.sin(2.4 * i)) for i in drawn])
+    for _ in range(100):
+        apart = places[:, None] - places[None]
+        distance = np.linalg.norm(apart, axis=2)
+        np.fill_diagonal(distance, np.inf)
+        push = np.maximum(_NUMBER_GAP - distance, 0) / 2
+        if not push.any():
+            break
+        places += (apart / np.maximum(distance, 1e-9)[..., None] * push[..., None]).sum(axis=1)
+    for index, place in zip(drawn, places * extent + low, strict=True):
+        axes.text(
+            float(place[0]),
+            float(place[1]),
+            str(index + 1),
+            fontsize=_FONT_PT + 1,
+            fontweight="bold",
+            color=INK,
+            ha="center",
+            va="center",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def _middle(points: Array) -> Array:
+    """Return the point nearest to the median: a class in two islands is marked on one of them."""
+    away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    return np.asarray(points[away.argmin()])
+
+
+def curve_figure(
+    lines: Mapping[str, tuple[Array, Array]], *, title: str, value_name: str
+) -> Picture:
+    """Draw what a run logged of one term, by phase.
+
+    Args:
+        lines: by phase (`train`, `validation`), steps [k] and values [k]; not-finite values are
+            left out.
+        title: of the panel.
+        value_name: name of the value axis.
+
+    Returns:
+        An SVG. A long line is thinned to means over equal stretches of steps.
+    """
+    figure, axes = _figure(_WIDTH_PX, 250, title)
+    for index, (phase, (steps, values)) in enumerate(lines.items()):
+        finite = np.isfinite(values)
+        x, y = _thinned(np.asarray(steps)[finite], np.asarray(values)[finite])
+        few = len(x) <= 40
+        axes.plot(
+            x,
+            y,
+            label=_shown(phase),
+            color=COLOURS[(0, 4, 2, 3)[index % 4]],
+            linestyle=("-", "--", "-.", ":")[index % 4],
+            marker=("o", "s", "^", "D")[index % 4] if few else "",
+            markersize=3.5,
+            linewidth=1.5,
+        )
+    axes.set_xlabel("training step (batches)", parse_math=False)
+    axes.set_ylabel(_shown(value_name, 32), parse_math=False)
+    axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
+    if any(len(steps) for steps, _ in lines.values()):
+        box = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=_FONT_PT)
+        for text in box.get_texts():
+            text.set_parse_math(False)
+    else:
+        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return _svg(figure, f"{title}: {value_name} by training step for {', '.join(lines)}")
+
+
+def _thinned(steps: Array, values: Array) -> tuple[Array, Array]:
+    if len(steps) <= _MAX_POINTS_OF_LINE:
+        return steps, values
+    parts = np.array_split(np.arange(len(steps)), _MAX_POINTS_OF_LINE)
+    means = [(steps[part].mean(), values[part].mean()) for part in parts]
+    thinned = np.array(means, np.float64)
+    return thinned[:, 0], thinned[:, 1]
+
+
+def confusion_figure(
+    confusion: ConfusionMatrix, *, numbers: Mapping[str, int], title: str
+) -> Picture:
+    """Draw a confusion matrix: rows the true class, columns the prediction by its number.
+
+    Args:
+        confusion: counts by true and predicted class.
+        numbers: of the classes, as in the other figures of the page.
+        title: of the figure.
+
+    Returns:
+        An SVG; colour is the share of the true class. Cells carry counts, or whole per cents where
+        a count has more than three digits; above 30 classes colour alone.
+    """
+    counts = confusion.counts
+    num_classes = len(confusion.classes)
+    share = counts / np.maximum(counts.sum(axis=1) + confusion.unanswered, 1)[:, None]
+    cell_px = 25 if num_classes <= 12 else 21 if num_classes <= 30 else 12
+    names = [_shown(label) for label in confusion.classes]
+    # Beside the matrix: the names with their numbers, and margins.
+    beside_px = 60 + 7 * max(len(name) for name in names)
+    width = max(320, beside_px + cell_px * num_classes)
+    figure, axes = _figure(width, cell_px * num_classes + 80, "")
+    figure.suptitle(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    step = 1 if cell_px > 12 else 2
+    shown = [str(numbers[label]) for label in confusion.classes]
+    ticks = range(0, num_classes, step)
+    axes.set_xticks(ticks, [shown[i] for i in ticks])
+    axes.set_yticks(ticks, [f"{names[i]}  {shown[i]}" for i in ticks], parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("predicted class (number)")
+    # Over the names, to be read without turning the head.
+    axes.text(
+        -0.01, 1.01, "true class", transform=axes.transAxes, ha="right", va="bottom", size=_FONT_PT
+    )
+    if num_classes <= 30:
+        as_percent = bool(counts.max(initial=0) > 999)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            value = round(100 * share[row, column]) if as_percent else counts[row, column]
+            axes.text(
+                column,
+                row,
+                str(value),
+                ha="center",
+                va="center",
+                fontsize=_FONT_PT - (1 if num_classes <= 12 else 2),
+                color="white" if share[row, column] > 0.55 else INK,
+            )
+    alt = f"{title}: {int(np.trace(counts))} of {int(counts.sum())} answered cells on the diagonal"
+    return _svg(figure, alt, width)
+
+
+def _shown(text: str, limit: int = _MAX_NAME) -> str:
+    """Return a name fit for a figure: printable, and cut in the middle when long."""
+    clean = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if len(clean) <= limit:
+        return clean
+    tail = limit // 3
+    return f"{clean[: limit - tail - 1]}…{clean[-tail:]}"
+
+
+def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            "Figures need matplotlib, which is not installed. Run: pip install 'omics-eval[plots]'"
+        ) from error
+    figure = Figure(
+        figsize=(width_px / _PX_PER_INCH, height_px / _PX_PER_INCH),
+        dpi=_PX_PER_INCH,
+        layout="constrained",
+        facecolor="white",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    axes.tick_params(labelsize=_FONT_PT, colors=INK)
+    axes.xaxis.label.set_fontsize(_FONT_PT)
+    axes.yaxis.label.set_fontsize(_FONT_PT)
+    return figure, axes
+
+
+def _png(figure: Figure, alt: str) -> Picture:
+    # Twice the CSS resolution: sharp on phones and in print.
+    return Picture("image/png", _saved(figure, "png", dpi=2 * _PX_PER_INCH, metadata={}), alt)
+
+
+def _svg(figure: Figure, alt: str, width: int = _WIDTH_PX) -> Picture:
+    data = _saved(figure, "svg", dpi=_PX_PER_INCH, metadata={"Date": None})
+    # The prologue names a DTD by address; browsers need neither.
+    return Picture("image/svg+xml", data[data.index(b"<svg") :], alt, width)
+
+
+def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    # Real text in the SVG, and ids that depend on the content alone: same data, same bytes.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "omics"}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # A name in a script that the measuring font lacks: the reader's browser has a font for it.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,64 @@
+"""UMAP of an embedding: two coordinates per cell, for looking only.
+
+- Fixed random state and one thread: the same cells give the same picture.
+- Above a limit a seeded subsample is projected, and the caller is told which cells.
+- Starts from principal components: no spectral step that fails on small or split-up data.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from omics.data.errors import MissingExtraError, UsageError
+from omics.eval.annotation import usable_rows
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_CELLS = 20_000
+MIN_CELLS = 5
+
+
+def umap_coordinates(
+    embedding: Array, *, seed: int = 0, max_cells: int = MAX_CELLS
+) -> tuple[Array, Array]:
+    """Project an embedding to the plane.
+
+    Args:
+        embedding: float [n, d]; NaN rows are left out.
+        seed: of the subsample and of UMAP.
+        max_cells: more are subsampled to this number.
+
+    Returns:
+        int64 [m] ascending rows that were projected, float32 [m, 2] their coordinates.
+
+    Raises:
+        UsageError: fewer than 5 usable cells, or fewer than 2 dimensions.
+        MissingExtraError: umap-learn is not installed.
+
+    Source: McInnes, L., Healy, J. & Melville, J. (2018), arXiv:1802.03426.
+    """
+    rows = np.flatnonzero(usable_rows(embedding))
+    if len(rows) < MIN_CELLS or embedding.shape[1] < 2:
+        raise UsageError(
+            f"A UMAP needs at least {MIN_CELLS} cells of 2 dimensions; there are {len(rows)} "
+            f"embedded cells of {embedding.shape[1]}."
+        )
+    if len(rows) > max_cells:
+        drawn = np.random.default_rng(seed).choice(len(rows), max_cells, replace=False)
+        rows = rows[np.sort(drawn)]
+    try:
+        with warnings.catch_warnings():
+            # umap says on import that its neural variant, which needs tensorflow, is not there.
+            warnings.simplefilter("ignore", ImportWarning)
+            from umap import UMAP
+    except ImportError as error:
+        raise MissingExtraError(
+            "The UMAP needs umap-learn, which is not installed. Run: pip install 'omics-eval[plots]'"
+        ) from error
+    reducer = UMAP(
+        n_neighbors=min(15, len(rows) - 1), init="pca", random_state=seed, n_jobs=1, min_dist=0.3
+    )
+    return rows, np.asarray(reducer.fit_transform(embedding[rows]), np.float32)

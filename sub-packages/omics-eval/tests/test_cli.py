@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from omics.data import convert, synthesize
+from omics.data.command_line import Verbosity
+from omics.eval.cli import main
+from omics.eval.results import read_results
+
+LABEL = "bulk_labels"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
+        monkeypatch.setattr(Verbosity, "quiet", False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def pbmc_file(pbmc, tmp_path):
+    pbmc.write_h5ad(tmp_path / "pbmc.h5ad")
+    return tmp_path / "pbmc.h5ad"
+
+
+@pytest.fixture
+def split_file(pbmc_split, tmp_path):
+    pbmc_split.save(tmp_path / "split.parquet")
+    return tmp_path / "split.parquet"
+
+
+@pytest.fixture
+def no_umap(monkeypatch):
+    def first_two(embedding, *, seed, max_cells=0):
+        return np.arange(len(embedding)), embedding[:, :2]
+
+    monkeypatch.setattr("omics.eval.report_inputs.umap_coordinates", first_two)
+
+
+def test_embed_writes_a_file_with_everything_of_the_input(command, bundle_folder, tmp_path):
+    cells = synthesize(30, 11, mean_genes=6, seed=1)
+    cells.var_names = [f"G{i}" for i in range(11)]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    convert(tmp_path / "in.h5ad", tmp_path / "in.store")
+    code, out, _ = command(
+        "embed", tmp_path / "in.h5ad", "--bundle", bundle_folder, "--out", tmp_path / "out.h5ad"
+    )
+    assert code == 0
+    assert "out.h5ad: 30 cells with obsm['X_omics']" in out
+    found = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert (found.X != cells.X).nnz == 0
+    assert found.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
+    code, _, _ = command(
+        *("embed", tmp_path / "in.store", "--bundle", bundle_folder, "--key-added", "X_b"),
+        *("--out", tmp_path / "store.h5ad", "--batch-size", 4, "--device", "cpu"),
+    )
+    assert code == 0
+    from_store = ad.read_h5ad(tmp_path / "store.h5ad")
+    assert np.array_equal(found.obsm["X_omics"], from_store.obsm["X_b"], equal_nan=True)
+
+
+def test_embed_refuses_an_output_before_it_works(command, bundle_folder, pbmc_file, tmp_path):
+    (tmp_path / "there.h5ad").write_text("mine")
+    arguments = ("embed", pbmc_file, "--bundle", bundle_folder, "--out")
+    code, _, error = command(*arguments, tmp_path / "there.h5ad")
+    assert code == 2
+    assert "there.h5ad exists. Name another file, or allow --overwrite." in error
+    assert (tmp_path / "there.h5ad").read_text() == "mine"
+    code, _, error = command(*arguments, tmp_path / "no" / "out.h5ad")
+    assert (code, "does not exist" in error) == (2, True)
+    code, _, error = command(*arguments, tmp_path)
+    assert (code, "is a folder; name a file" in error) == (2, True)
+
+
+def test_embed_says_when_the_key_is_taken(command, bundle_folder, pbmc_file, tmp_path):
+    code, _, error = command(
+        "embed", pbmc_file, "--bundle", bundle_folder, "--out", tmp_path / "o.h5ad"
+    )
+    assert code == 2
+    assert "obsm already holds 'X_omics'" in error
+    assert not (tmp_path / "o.h5ad").exists()
+
+
+def test_annotate_writes_labels_and_scores(command, pbmc_file, split_file, pbmc_split, tmp_path):
+    code, out, error = command(
+        *("annotate", pbmc_file, "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "out.h5ad", "--results", tmp_path / "results.parquet"),
+    )
+    assert (code, error) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "140 test cells, 95% intervals"
+    assert [line.split("  ")[0] for line in lines[2:7]] == [
+        "X_omics + logistic",
+        "PCA + logistic regression",
+        "HVG + kNN",
+        "majority class",
+        "X_omics + logistic minus PCA + logistic regression",
+    ]
+    found = ad.read_h5ad(tmp_path / "out.h5ad")
+    rest = np.setdiff1d(np.arange(700), pbmc_split.rows("train"))
+    assert found.obs[f"{LABEL}_pred"].notna().all()
+    assert found.obs[f"{LABEL}_confidence"].notna().to_numpy()[rest].all()
+    rows = read_results(tmp_path / "results.parquet")
+    test = pbmc_split.rows("test")
+    right = (
+        found.obs[f"{LABEL}_pred"].astype(str).to_numpy()[test]
+        == found.obs[LABEL].astype(str).to_numpy()[test]
+    )
+    assert rows[0].value == pytest.approx(right.mean())
+    assert rows[0].bundle == "ab" * 32
+    assert rows[0].dataset == "pbmc.h5ad"
+    assert f"{rows[0].value:.3f} [{rows[0].low:.3f}, {rows[0].high:.3f}]" in lines[2]
+
+
+@pytest.mark.parametrize("method", ["knn", "centroid"])
+def test_annotate_as_json(command, pbmc_file, split_file, tmp_path, method):
+    code, out, _ = command(
+        *("annotate", pbmc_file, "--label", LABEL, "--split", split_file, "--method", method),
+        *("--query", "validation", "--out", tmp_path / "out.h5ad", "--json"),
+    )
+    assert code == 0
+    record = json.loads(out)
+    assert record["query"] == "validation"
+    assert {row["n"] for row in record["results"]} == {70}
+    assert record["results"][0]["method"] == f"X_omics + {method}"
+    assert record["results"][0]["value"] > 0.5
+
+
+def test_annotate_keeps_earlier_labels_unless_told(command, pbmc, split_file, tmp_path):
+    pbmc.obs[f"{LABEL}_pred"] = "mine"
+    pbmc.write_h5ad(tmp_path / "in.h5ad")
+    arguments = (
+        *("annotate", tmp_path / "in.h5ad", "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "o.h5ad"),
+    )
+    code, _, error = command(*arguments)
+    assert code == 2
+    assert f"obs already holds '{LABEL}_pred'" in error
+    assert command(*arguments, "--overwrite")[0] == 0
+
+
+def test_a_mistyped_column_names_the_nearest(command, pbmc_file, split_file, tmp_path):
+    for verb in ("annotate", "report"):
+        code, _, error = command(
+            *(verb, pbmc_file, "--label", "bulk_lables", "--split", split_file),
+            *("--out", tmp_path / "out"),
+        )
+        assert code == 2
+        assert "no column 'bulk_lables'" in error
+        assert "Did you mean 'bulk_labels'?" in error
+
+
+def test_a_split_of_another_dataset_is_refused(command, pbmc, split_file, tmp_path):
+    pbmc[:100].copy().write_h5ad(tmp_path / "part.h5ad")
+    code, _, error = command(
+        *("report", tmp_path / "part.h5ad", "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "r.html"),
+    )
+    assert code == 3
+    assert "The split belongs to another dataset: it lists 700 cells and the file has 100" in error
+
+
+def test_a_column_of_one_class_is_refused(command, pbmc, split_file, tmp_path):
+    pbmc.obs["only"] = "same"
+    pbmc.write_h5ad(tmp_path / "in.h5ad")
+    for verb in ("annotate", "report"):
+        code, _, error = command(
+            *(verb, tmp_path / "in.h5ad", "--label", "only", "--split", split_file),
+            *("--out", tmp_path / "out"),
+        )
+        assert code == 3
+        assert "hold only 'same': at least two classes are needed" in error
+
+
+def test_a_file_of_another_kind_is_refused(command, split_file, tmp_path):
+    (tmp_path / "page.h5ad").write_text("<!doctype html><p>404")
+    code, _, error = command(
+        *("report", tmp_path / "page.h5ad", "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "r.html"),
+    )
+    assert code == 3
+    assert "page.h5ad" in error
+    code, _, error = command(
+        *("report", tmp_path / "absent.h5ad", "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "r.html"),
+    )
+    assert code == 2
+    assert "absent.h5ad" in error
+
+
+def test_scaled_values_have_no_baselines(command, pbmc, split_file, tmp_path):
+    pbmc.X = pbmc.X.log1p()
+    pbmc.write_h5ad(tmp_path / "in.h5ad")
+    code, _, error = command(
+        *("report", tmp_path / "in.h5ad", "--label", LABEL, "--split", split_file),
+        *("--out", tmp_path / "r.html"),
+    )
+    assert code == 3
+    assert "Counts are needed, and none of X holds whole non-negative numbers" in error
+
+
+@pytest.mark.usefixtures("no_umap")
+def test_report_writes_one_page_and_names_it(command, pbmc, pbmc_file, pbmc_split, tmp_path):
+    pbmc_split.save(tmp_path / "split.parquet")
+    test = pbmc_split.rows("test")
+    (tmp_path / "predict").mkdir()
+    pd.DataFrame(
+        {
+            "row": test,
+            "cell": pbmc.obs_names[test],
+            LABEL: pbmc.obs[LABEL].astype(str).to_numpy()[test],
+        }
+    ).to_parquet(tmp_path / "predict" / "predictions.parquet")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "history.csv").write_text("step,epoch,phase,term,value\n5,1,train,loss,0.25\n")
+    (run / "config.yaml").write_text("seed: 41\n")
+    (run / "run.json").write_text('{"task": "pretrain", "seconds": 8.0}')
+    arguments = (
+        *("report", pbmc_file, "--label", LABEL, "--split", tmp_path / "split.parquet"),
+        *("--predictions", tmp_path / "predict", "--run", f"pretraining={run}"),
+        *("--command", "first command", "--command", "second command"),
+        *("--out", tmp_path / "report.html"),
+    )
+    code, out, error = command(*arguments)
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-1] == str(tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for part in ("fine-tuned model is better", "seed: 41", "first command\nsecond command"):
+        assert part in html
+    assert "<script" not in html
+    code, _, error = command(*arguments)
+    assert (code, "exists" in error) == (2, True)
+    assert command(*arguments, "--overwrite")[0] == 0
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
+
+
+@pytest.mark.parametrize("text", ["noequals", "=folder", "name="])
+def test_a_run_that_is_not_name_and_folder_is_refused(
+    command, pbmc_file, split_file, tmp_path, text
+):
+    code, _, error = command(
+        *("report", pbmc_file, "--label", LABEL, "--split", split_file),
+        *("--run", text, "--out", tmp_path / "r.html"),
+    )
+    assert code == 2
+    assert f"--run {text!r} is not NAME=DIR" in error
+
+
+def test_two_runs_of_one_name_are_refused(command, pbmc_file, split_file, tmp_path):
+    code, _, error = command(
+        *("report", pbmc_file, "--label", LABEL, "--split", split_file),
+        *("--run", "a=x", "--run", "a=y", "--out", tmp_path / "r.html"),
+    )
+    assert (code, "names 'a' twice" in error) == (2, True)
+
+
+def test_help_of_every_verb_is_in_sentences(command):
+    for verb in ("embed", "annotate", "report"):
+        code, out, _ = command(verb, "--help")
+        assert code == 0
+        assert "--out" in out
