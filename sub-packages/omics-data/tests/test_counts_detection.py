@@ -81,7 +81,7 @@ def test_the_total_that_cells_were_scaled_to_is_named(total: float) -> None:
     matrix = sparse.csr_matrix(np.log1p(normalised(counts, total)).astype(np.float32))
     summary = detect_counts(matrix.data, matrix.indptr)
     assert summary.scaled_to == pytest.approx(total, rel=1e-3)
-    assert f"log(1 + x) of counts scaled to about {total:,.4g}" in summary.text
+    assert f"log(1 + x) of counts scaled to about {total:,.0f}" in summary.text
     assert summary.integer_fraction < 0.01
 
 

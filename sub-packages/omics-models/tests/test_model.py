@@ -136,7 +136,13 @@ def test_a_key_missing_from_a_checkpoint_is_initialised_not_garbage(tmp_path):
 
     small_model(**heads()).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    removed = ["embedding.scaled.expression.weight", "pooled_norm.weight", "pooled_norm.bias"]
+    removed = [
+        "embedding.scaled.expression.weight",
+        "pooled_norm.weight",
+        "pooled_norm.bias",
+        "label_heads.0.center",
+        "label_heads.0.scale",
+    ]
     save_file(
         {k: v for k, v in weights.items() if k not in removed},
         tmp_path / "model.safetensors",
@@ -145,6 +151,8 @@ def test_a_key_missing_from_a_checkpoint_is_initialised_not_garbage(tmp_path):
     loaded = OmicsModel.from_pretrained(tmp_path)
     assert torch.equal(loaded.pooled_norm.weight, torch.ones(32))
     assert torch.equal(loaded.pooled_norm.bias, torch.zeros(32))
+    assert torch.equal(loaded.label_heads[0].center, torch.zeros(32))
+    assert torch.equal(loaded.label_heads[0].scale, torch.ones(32))
     scaled = loaded.embedding.scaled["expression"].weight.detach()
     assert torch.isfinite(scaled).all()
     assert 0.4 < float(scaled.std()) < 0.6
@@ -154,10 +162,24 @@ def test_a_fine_tuning_takes_the_encoder_and_keeps_new_heads():
     pretrained = small_model(0, field_heads=heads()["field_heads"])
     model = small_model(1, labels=heads()["labels"])
     kept = model.load_matching(pretrained.state_dict())
-    assert kept == ["label_heads.0.decoder.weight", "label_heads.0.decoder.bias"]
+    assert kept == [
+        f"label_heads.0.{name}" for name in ("center", "scale", "decoder.weight", "decoder.bias")
+    ]
     assert torch.equal(model.encoder.layers[1].up.weight, pretrained.encoder.layers[1].up.weight)
     with pytest.raises(ValueError, match="does not fit this model: e"):
         small_model(hidden_size=64).load_matching(pretrained.state_dict())
+
+
+def test_a_label_head_sees_rows_standardised_by_its_training_cells():
+    head = small_model(**heads()).label_heads[0]
+    rows = torch.randn(50, 32) * torch.arange(32) + 100.0
+    head.standardize(rows)
+    seen = (rows - head.center) * head.scale
+    assert seen.mean(0).abs().max() < 1e-3
+    assert torch.allclose(seen[:, 1:].std(0, correction=0), torch.ones(31), atol=1e-3)
+    assert seen[:, 0].abs().max() == 0
+    assert torch.allclose(head(rows), head.decoder(seen))
+    assert not head.center.requires_grad
 
 
 def test_configuration_round_trip_and_refusals():

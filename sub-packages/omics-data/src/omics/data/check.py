@@ -35,7 +35,7 @@ MAX_LABEL_CLASSES = 1000
 MAX_COLUMNS_SHOWN = 20
 # Places per second that conversion gets through on one core: stored entries of a sparse matrix,
 # cells x genes of a dense one.
-_RATES = {"csr": 2e7, "csc": 6e6, "dense": 5e7}
+_RATES = {"csr": 2e7, "csc": 5e6, "dense": 5e7}
 _OFFSETS_BYTES = SAMPLE_BYTES // 4
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(_PAR_Y)?")

@@ -89,7 +89,9 @@ def run(app: Callable[[], Any]) -> None:
         _fail(ResourceError("Out of memory. Close other programs or use smaller batches."), error)
     except OSError as error:
         if error.errno in _FULL_DISK:
-            _fail(ResourceError(f"No space left while writing {error.filename or 'a file'}."), error)
+            _fail(
+                ResourceError(f"No space left while writing {error.filename or 'a file'}."), error
+            )
         raise
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

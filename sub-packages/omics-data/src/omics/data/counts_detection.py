@@ -137,7 +137,7 @@ def _classify(
     sums = _cell_sums(values, indptr)
     constant = _constant(sums)
     if whole == 1.0:
-        note = f"; the sum of every cell is about {constant:.4g}" if constant else ""
+        note = f"; the sum of every cell is about {_number(constant)}" if constant else ""
         note = "; every value is 1" if high == 1.0 else note
         return "counts", f"raw counts (whole numbers, max {high:,.0f}{note})", None
     found = _structure(values, indptr, sums=sums, span=span)
@@ -159,14 +159,14 @@ def _structure(
     # Small fractions are nearly their own logarithm: believe the straighter of the two.
     straighter = logarithm is None or _spread(sums) <= logarithm[2]
     if straighter and (constant or _are_multiples(values, indptr)):
-        to = f", cells scaled to about {constant:,.4g}" if constant else ""
+        to = f", cells scaled to about {_number(constant)}" if constant else ""
         return "normalized", f"normalised values ({span}{to})", constant
     if logarithm is None:
         return None
     name, target, _ = logarithm
     if target is None:
         return "log1p", f"log1p values, {name} of normalised counts ({span})", None
-    text = f"log1p values, {name} of counts scaled to about {target:,.4g} ({span})"
+    text = f"log1p values, {name} of counts scaled to about {_number(target)} ({span})"
     return "log1p", text, target
 
 
@@ -177,6 +177,10 @@ def _share(share: float) -> str:
     if 0.999 < share < 1:
         return "> 99.9 %"
     return f"{100 * share:.3g} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _cell_sums(values: Array, indptr: Array | None) -> Array:

@@ -2,6 +2,7 @@
 
 - A split is a file, not a seed: it names every cell, the store and the seed it was made from, and
   is refused for a store with other cells.
+- Page checksums do not cover the Parquet footer, so the content has a digest of its own.
 - Stratified: each class is apportioned by largest remainder (Hamilton's method), so every share is
   its exact quota rounded up or down; left-over cells go where all classes together are behind.
 - Grouped: whole groups, largest first, each to the split that is furthest behind its quota.
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +97,24 @@ class SplitTable:
         counted = np.bincount(self.codes, minlength=len(SPLIT_NAMES))
         return dict(zip(SPLIT_NAMES, counted.tolist(), strict=True))
 
+    def _record(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "method": self.method,
+            "store_digest": self.store_digest,
+            "gene_digest": self.gene_digest,
+        }
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of everything the table says."""
+        found = hashlib.sha256(json.dumps(self._record(), sort_keys=True).encode())
+        found.update(self.codes.astype(np.int8).tobytes())
+        for cell in self.cells.tolist():
+            name = cell.encode("utf-8", "surrogatepass")
+            found.update(len(name).to_bytes(8, "little") + name)
+        return found.hexdigest()
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the table atomically, as Parquet with columns `row`, `cell` and `split`.
 
@@ -111,12 +131,7 @@ class SplitTable:
         from omics.data.atomic_files import replace_file
 
         path = require_free_path(path, overwrite=overwrite)
-        record = {
-            "seed": self.seed,
-            "method": self.method,
-            "store_digest": self.store_digest,
-            "gene_digest": self.gene_digest,
-        }
+        record = {**self._record(), "digest": self.digest}
         splits = pa.DictionaryArray.from_arrays(pa.array(self.codes), pa.array(SPLIT_NAMES))
         table = pa.table(
             {
@@ -245,6 +260,8 @@ def load_split(path: str | Path, store: CellStore | None = None) -> SplitTable:
         store_digest=record["store_digest"],
         gene_digest=record["gene_digest"],
     )
+    if split.digest != record["digest"]:
+        raise _damaged(path, "its content does not match its digest")
     if store is not None and split.store_digest != store.digest:
         _require_same_cells(path, split, store)
     return split
@@ -422,12 +439,12 @@ def _read_table(path: Path) -> tuple[Any, dict[str, Any]]:
         record = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise CorruptStoreError(
-            f"The split table {path} is damaged ({reason}); make it again with omics-data split."
-        ) from error
-    names = {"seed": int, "method": dict, "store_digest": str, "gene_digest": str}
+        raise _damaged(path, reason) from error
+    names = {"seed": int, "method": dict, "store_digest": str, "gene_digest": str, "digest": str}
+    columns = [(field.name, field.type) for field in table.schema]
     if (
-        table.column_names != ["row", "cell", "split"]
+        columns != [("row", pa.int64()), ("cell", pa.string()), ("split", pa.string())]
+        or any(column.null_count for column in table.columns)
         or not isinstance(record, dict)
         or any(not isinstance(record.get(name), kind) for name, kind in names.items())
     ):
@@ -435,6 +452,12 @@ def _read_table(path: Path) -> tuple[Any, dict[str, Any]]:
             f"{path} is a Parquet file but not a split table; make one with omics-data split."
         )
     return table, record
+
+
+def _damaged(path: Path, found: str) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"The split table {path} is damaged ({found}); make it again with omics-data split."
+    )
 
 
 def _checked_codes(path: Path, table: Any) -> Array:

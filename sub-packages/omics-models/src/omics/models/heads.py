@@ -2,12 +2,15 @@
 
 - A field head sees only the tokens a loss asks for (masked ones); it is never run on all.
 - The whole-cell decoder (WCED) and label heads see one pooled row per cell.
+- A label head standardises the row by the means and deviations of its training cells: what all
+  cells share would otherwise drown what tells them apart, dropout above all.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -57,8 +60,23 @@ class LabelHead(nn.Module):
 
     def __init__(self, config: ModelConfig, label: LabelHeadConfig) -> None:
         super().__init__()
+        # Constants of the head, set once; parameters, because those are what checkpoints keep.
+        d = config.hidden_size
+        self.center = nn.Parameter(torch.zeros(d), requires_grad=False)
+        self.scale = nn.Parameter(torch.ones(d), requires_grad=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.decoder = nn.Linear(config.hidden_size, label.num_classes)
+        self.decoder = nn.Linear(d, label.num_classes)
+
+    @torch.no_grad()
+    def standardize(self, pooled_nd: Tensor) -> None:
+        """Take means and deviations from the rows of the training cells.
+
+        Args:
+            pooled_nd: one row per training cell.
+        """
+        self.center.copy_(pooled_nd.mean(0))
+        deviation = pooled_nd.std(0, correction=0)
+        self.scale.copy_(1 / deviation.clamp(min=1e-6))
 
     def forward(self, pooled_nd: Tensor) -> Tensor:
         """Return [n, C].
@@ -66,4 +84,4 @@ class LabelHead(nn.Module):
         Args:
             pooled_nd: one row per cell.
         """
-        return self.decoder(self.dropout(pooled_nd))
+        return self.decoder(self.dropout((pooled_nd - self.center) * self.scale))

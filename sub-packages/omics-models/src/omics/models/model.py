@@ -73,6 +73,9 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             nn.init.normal_(module.weight, std=self.model_config.embedding_std)
         elif isinstance(module, nn.Linear | nn.LayerNorm):
             module.reset_parameters()
+        elif isinstance(module, LabelHead):
+            nn.init.zeros_(module.center)
+            nn.init.ones_(module.scale)
 
     def forward(
         self,

@@ -27,6 +27,8 @@ def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Opti
     encoder_rate = config.encoder_learning_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_head = encoder_rate is None or _HEADS in name
         groups.setdefault((is_head, parameter.ndim > 1), []).append(parameter)
     settings: list[dict[str, Any]] = [

@@ -14,8 +14,9 @@ import numpy as np
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
 from omics.data.loader import Loader
-from omics.models import Bundle, OmicsModel
-from omics.tokenizers import LabelSpec
+from omics.models import Bundle, OmicsModel, run_tokens
+from omics.models.heads import LabelHead
+from omics.tokenizers import LabelSpec, TokenBatch
 from omics.train.data_module import TrainingBatches
 from omics.train.losses import class_weights
 from omics.train.model_source import ModelSource, model_source
@@ -31,7 +32,7 @@ from omics.train.run_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -128,9 +129,12 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     )
     sizes = replace(source.config, field_heads=plan.field_heads, wced=plan.wced, labels=plan.labels)
     model = OmicsModel.build(sizes, seed=config.seed)
+    new = list(model.state_dict())
     if source.checkpoint is not None:
-        model.load_matching(source.checkpoint.model.state_dict())
+        new = model.load_matching(source.checkpoint.model.state_dict())
     parts = _Parts(config, store, source, tokenizer, objective)
+    if any(name.startswith("label_heads.") for name in new):
+        _standardize_label_heads(model, parts.plain_tokens(rows["train"]))
     validation = None
     if len(rows["validation"]):
         # What a self-supervised loss hides and samples, validation must hide and sample too,
@@ -203,9 +207,9 @@ class _Parts:
     tokenizer: BoundGeneTokenizer
     objective: Objective
 
-    def batches(self, rows: Array, *, shuffle: bool, training: bool) -> TrainingBatches:
+    def loader(self, rows: Array, *, shuffle: bool, training: bool) -> Loader:
         data = self.config.data_module
-        loader = Loader(
+        return Loader(
             self.store,
             rows=rows,
             batch_size=data.batch_size,
@@ -216,13 +220,31 @@ class _Parts:
             training=training,
             prefetch=data.prefetch,
         )
+
+    def plain_tokens(self, rows: Array) -> Iterator[TokenBatch]:
+        """Yield the tokens of cells as inference sees them."""
+        for cells in self.loader(rows, shuffle=False, training=False):
+            yield self.tokenizer.encode(cells)
+
+    def batches(self, rows: Array, *, shuffle: bool, training: bool) -> TrainingBatches:
         return TrainingBatches(
-            loader=loader,
+            loader=self.loader(rows, shuffle=shuffle, training=training),
             tokenizer=self.tokenizer,
             objective=self.objective,
             window=self.config.trainer.accumulate_grad_batches if shuffle else 1,
             fixed_epoch=None if shuffle else 0,
         )
+
+
+def _standardize_label_heads(model: OmicsModel, tokens: Iterator[TokenBatch]) -> None:
+    """Set the constants of all label heads from the training cells."""
+    import torch
+
+    pooled = np.concatenate([result.embeddings for result in run_tokens(model, tokens)])
+    for head in model.label_heads:
+        assert isinstance(head, LabelHead)
+        head.standardize(torch.from_numpy(pooled))
+    model.train()
 
 
 def _losses(config: RunConfig) -> Sequence[LossConfig]:
