@@ -137,12 +137,12 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["convert", "cells.h5ad", "store"], 2, "holds a store already"),
     (["convert", "store", "s"], 2, "is a store, not an .h5ad file"),
     (["split", "store", "a.parquet", "--stratify", "cel_type"], 2, "Did you mean 'cell_type'?"),
-    (["split", "store", "page.h5ad"], 2, "pass --overwrite"),
+    (["split", "store", "page.h5ad"], 2, "add --overwrite"),
     (["split", "store", "a.parquet", "--fractions", "most"], 2, "is not three numbers"),
     (["split", "store", "a.parquet", "--fractions", "0.5,0.5"], 2, "Fractions are three numbers"),
     (["split", "store", "a.parquet", "--group", "a", "--column", "b"], 2, "Give one of"),
-    (["export", "store", "page.h5ad"], 2, "pass --overwrite"),
-    (["synthesize", "page.h5ad"], 2, "pass --overwrite"),
+    (["export", "store", "page.h5ad"], 2, "add --overwrite"),
+    (["synthesize", "page.h5ad"], 2, "add --overwrite"),
     (["verify", "damaged"], 4, "counts.bin"),
 ]
 

@@ -60,7 +60,7 @@ def test_large_counts_floats_and_empty_stores_are_written(write_store: Any, tmp_
 def test_nothing_is_replaced_unasked(write_store: Any, tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", [[1, 2]])
     (tmp_path / "a.h5ad").write_text("precious")
-    with pytest.raises(ExistingPathError, match="pass --overwrite"):
+    with pytest.raises(ExistingPathError, match="add --overwrite"):
         export_h5ad(store, tmp_path / "a.h5ad")
     assert (tmp_path / "a.h5ad").read_text() == "precious"
     export_h5ad(store, tmp_path / "a.h5ad", overwrite=True)

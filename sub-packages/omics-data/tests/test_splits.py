@@ -213,7 +213,7 @@ def test_a_split_is_refused_for_other_cells_and_kept_for_the_same(
 def test_saving_replaces_nothing_unasked(store: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     make_split(store).save(path)
-    with pytest.raises(ExistingPathError, match="choose another path or pass --overwrite"):
+    with pytest.raises(ExistingPathError, match="choose another path or add --overwrite"):
         make_split(store, seed=1).save(path)
     make_split(store, seed=1).save(path, overwrite=True)
     assert load_split(path).seed == 1

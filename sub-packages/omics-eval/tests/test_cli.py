@@ -76,12 +76,12 @@ def test_embed_refuses_an_output_before_it_works(command, bundle_folder, pbmc_fi
     arguments = ("embed", pbmc_file, "--bundle", bundle_folder, "--out")
     code, _, error = command(*arguments, tmp_path / "there.h5ad")
     assert code == 2
-    assert "there.h5ad exists. Name another file, or allow --overwrite." in error
+    assert "there.h5ad exists; choose another path or add --overwrite." in error
     assert (tmp_path / "there.h5ad").read_text() == "mine"
     code, _, error = command(*arguments, tmp_path / "no" / "out.h5ad")
-    assert (code, "does not exist" in error) == (2, True)
+    assert (code, "There is no folder" in error) == (2, True)
     code, _, error = command(*arguments, tmp_path)
-    assert (code, "is a folder; name a file" in error) == (2, True)
+    assert (code, "is a folder; give the path of a file" in error) == (2, True)
 
 
 def test_embed_says_when_the_key_is_taken(command, bundle_folder, pbmc_file, tmp_path):

@@ -17,7 +17,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omics.data.errors import ExistingPathError, StoreLockedError
+from omics.data.errors import ExistingPathError, MissingPathError, StoreLockedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,3 +210,24 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_free(path: str | Path, *, overwrite: bool) -> Path:
+    """Return an output path, or refuse it before any work is done for it.
+
+    Args:
+        path: of a file to create.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        ExistingPathError: `path` is a folder, or exists and may not be replaced.
+        MissingPathError: its folder does not exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ExistingPathError(f"{path} is a folder; give the path of a file to write.")
+    if path.exists() and not overwrite:
+        raise ExistingPathError(f"{path} exists; choose another path or add --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise MissingPathError(f"There is no folder {path.absolute().parent} to write to.")
+    return path

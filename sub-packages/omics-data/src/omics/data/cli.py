@@ -132,11 +132,11 @@ def split(
     as_json: AsJson = False,
 ) -> None:
     """Divide the cells of a store into train, validation and test, and look for leakage."""
-    from omics.data.export import require_free_path
+    from omics.data.atomic_files import require_free
     from omics.data.splits import leakage, make_split
     from omics.data.store import open_store
 
-    require_free_path(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     opened = open_store(store)
     table = make_split(
         opened,
@@ -203,10 +203,11 @@ def synthesize(
     overwrite: Overwrite = False,
 ) -> None:
     """Make up an experiment with known cell types, for trying things out."""
-    from omics.data.export import require_free_path, write_h5ad
+    from omics.data.atomic_files import require_free
+    from omics.data.export import write_h5ad
     from omics.data.synthetic import synthesize as make_up
 
-    require_free_path(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     write_h5ad(make_up(cells, genes, seed=seed), out, overwrite=overwrite)
     say(f"wrote {out}: {cells:,} cells x {genes:,} genes")
     say(f"next: omics-data check {shlex.quote(str(out))}")

@@ -8,16 +8,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.errors import ExistingPathError, MissingPathError
 from omics.data.matrix_blocks import BLOCK_ENTRIES, row_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import anndata
 
@@ -49,9 +48,9 @@ def export_h5ad(
     import h5py
     from anndata.io import write_elem
 
-    from omics.data.atomic_files import replace_file
+    from omics.data.atomic_files import replace_file, require_free
 
-    path = require_free_path(path, overwrite=overwrite)
+    path = require_free(path, overwrite=overwrite)
     frame = store.to_anndata(np.empty(0, np.int64)).var
     with replace_file(path) as temporary, h5py.File(temporary, "w") as handle:
         handle.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -75,31 +74,10 @@ def write_h5ad(adata: anndata.AnnData, path: str | Path, *, overwrite: bool = Fa
         ExistingPathError: `path` exists and may not be replaced.
         MissingPathError: its folder does not exist.
     """
-    from omics.data.atomic_files import replace_file
+    from omics.data.atomic_files import replace_file, require_free
 
-    with replace_file(require_free_path(path, overwrite=overwrite)) as temporary:
+    with replace_file(require_free(path, overwrite=overwrite)) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
-
-
-def require_free_path(path: str | Path, *, overwrite: bool) -> Path:
-    """Return an output path, or raise if nothing may be written there.
-
-    Args:
-        path: of a file to create.
-        overwrite: whether a file that is there may be replaced.
-
-    Raises:
-        ExistingPathError: `path` exists and may not be replaced.
-        MissingPathError: its folder does not exist.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ExistingPathError(f"{path} is a folder; give the path of a file to write.")
-    if path.exists() and not overwrite:
-        raise ExistingPathError(f"{path} exists; choose another path or pass --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise MissingPathError(f"There is no folder {path.absolute().parent} to write to.")
-    return path
 
 
 def _write_matrix(group: Any, store: CellStore, on_progress: Callable[[int], None] | None) -> None:

@@ -27,7 +27,6 @@ from omics.data.errors import (
     UsageError,
     nearest,
 )
-from omics.data.export import require_free_path
 from omics.data.matrix_blocks import BLOCK_ENTRIES, row_ends
 
 if TYPE_CHECKING:
@@ -128,9 +127,9 @@ class SplitTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from omics.data.atomic_files import replace_file
+        from omics.data.atomic_files import replace_file, require_free
 
-        path = require_free_path(path, overwrite=overwrite)
+        path = require_free(path, overwrite=overwrite)
         record = {**self._record(), "digest": self.digest}
         splits = pa.DictionaryArray.from_arrays(pa.array(self.codes), pa.array(SPLIT_NAMES))
         table = pa.table(

@@ -80,13 +80,14 @@ def embed(
     share of N) and vector. Without --bundle the encoder is small, seeded
     and UNTRAINED: its vectors are only a random projection.
     """
-    from omics.dna.embedding import refuse_existing, sequence_tokenizer_of, write_vectors
+    from omics.data.atomic_files import require_free
+    from omics.dna.embedding import sequence_tokenizer_of, write_vectors
     from omics.dna.fasta import Fasta
     from omics.models.inference import choose_device
 
     started = time.monotonic()
     _check_options(bundle, seed=seed, save_bundle=save_bundle)
-    refuse_existing(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     with Fasta(fasta) as records:
         _refuse_same(fasta, out)
         encoder = _encoder(bundle, kmer=kmer, seed=seed)
@@ -138,12 +139,13 @@ def encode(
     are sequence, start, end (from 0, end not included) and input_ids, which
     begin with [CLS].
     """
-    from omics.dna.embedding import refuse_existing, write_tokens
+    from omics.data.atomic_files import require_free
+    from omics.dna.embedding import write_tokens
     from omics.dna.fasta import Fasta
     from omics.tokenizers import SequenceTokenizer
 
     started = time.monotonic()
-    refuse_existing(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     tokenizer = SequenceTokenizer(k=kmer)
     with Fasta(fasta) as records:
         _refuse_same(fasta, out)

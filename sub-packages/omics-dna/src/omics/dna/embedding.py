@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.atomic_files import replace_file
-from omics.data.errors import ExistingPathError, InputDataError, MissingPathError, UsageError
+from omics.data.atomic_files import replace_file, require_free
+from omics.data.errors import InputDataError, UsageError
 from omics.tokenizers import SequenceTokenizer, TokenBatch
 from omics.tokenizers.sequence_tokenizer import SEQUENCE
 
@@ -103,27 +103,6 @@ def sequence_tokenizer_of(bundle: Bundle) -> SequenceTokenizer:
     return tokenizer
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise before any work if an output cannot be written.
-
-    Args:
-        path: the file to be.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        ExistingPathError: it exists and may not be replaced, or is a folder.
-        MissingPathError: its folder does not exist.
-    """
-    if path.is_dir():
-        raise ExistingPathError(f"{path} is a folder; give the path of a Parquet file.")
-    if path.exists() and not overwrite:
-        raise ExistingPathError(f"{path} exists already. Choose another path or add --overwrite.")
-    if not path.parent.is_dir():
-        raise MissingPathError(
-            f"The folder {path.parent} of {path.name} does not exist; create it."
-        )
-
-
 def write_tokens(
     windows: Windows,
     tokenizer: SequenceTokenizer,
@@ -147,7 +126,7 @@ def write_tokens(
     """
     import pyarrow as pa
 
-    refuse_existing(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     ids = pa.field("input_ids", pa.list_(pa.int32()))
     metadata = _metadata(windows, tokenizer)
     with _open_writer(windows, out, fields=[ids], metadata=metadata) as writer:
@@ -193,7 +172,7 @@ def write_vectors(
 
     from omics.models import run_tokens
 
-    refuse_existing(out, overwrite=overwrite)
+    require_free(out, overwrite=overwrite)
     tokenizer = sequence_tokenizer_of(bundle)
     size = bundle.model.model_config.hidden_size
     fields = [

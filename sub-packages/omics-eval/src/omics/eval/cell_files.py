@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from omics.data.errors import ExistingPathError, InputDataError, UsageError
+from omics.data.errors import InputDataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,22 +68,3 @@ def write_cells(adata: AnnData, path: str | Path) -> None:
                 f"The cells cannot be written to {path}: {str(error).splitlines()[0]}. Remove what "
                 "AnnData cannot store (often an object in uns or a mixed column of obs)."
             ) from error
-
-
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists, before any work is done for it.
-
-    Args:
-        path: the output.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        ExistingPathError: it exists and may not be replaced.
-        UsageError: it is a folder, or lies in one that does not exist.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file to write.")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"The folder {path.absolute().parent} of the output does not exist.")
-    if path.exists() and not overwrite:
-        raise ExistingPathError(f"{path} exists. Name another file, or allow --overwrite.")

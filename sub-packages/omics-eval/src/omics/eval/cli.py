@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
-from omics.eval.cell_files import read_cells, require_free, write_cells
+from omics.eval.cell_files import read_cells, write_cells
 
 if TYPE_CHECKING:
     from omics.eval.results import EvalResult

@@ -63,13 +63,13 @@ def encode(
     overwrite: Annotated[bool, typer.Option(help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write one row per cell in store order: its name, token ids and expression values."""
-    from omics.data.errors import ExistingPathError, UsageError
+    from omics.data.atomic_files import require_free
+    from omics.data.errors import UsageError
     from omics.data.store import open_store
     from omics.tokenizers import GeneTokenizer, load_tokenizer
     from omics.tokenizers.token_table import write_tokens
 
-    if out.exists() and not overwrite:
-        raise ExistingPathError(f"{out} exists; add --overwrite to replace it.")
+    require_free(out, overwrite=overwrite)
     opened = open_store(store)
     if tokenizer is None:
         chosen = GeneTokenizer.from_genes(opened.genes)
