@@ -12,8 +12,8 @@ from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import ExistingPathError, UsageError
 
 if TYPE_CHECKING:
-    from omics.dna.embedding import Written
     from omics.dna.fasta import Fasta
+    from omics.dna.window_tables import Written
     from omics.dna.windows import Windows
     from omics.models import Bundle
 
@@ -81,8 +81,8 @@ def embed(
     and UNTRAINED: its vectors are only a random projection.
     """
     from omics.data.atomic_files import require_free
-    from omics.dna.embedding import sequence_tokenizer_of, write_vectors
     from omics.dna.fasta import Fasta
+    from omics.dna.window_tables import sequence_tokenizer_of, write_vectors
     from omics.models.inference import choose_device
 
     started = time.monotonic()
@@ -140,8 +140,8 @@ def encode(
     begin with [CLS].
     """
     from omics.data.atomic_files import require_free
-    from omics.dna.embedding import write_tokens
     from omics.dna.fasta import Fasta
+    from omics.dna.window_tables import write_tokens
     from omics.tokenizers import SequenceTokenizer
 
     started = time.monotonic()
@@ -177,7 +177,7 @@ def _refuse_same(fasta: Path, out: Path) -> None:
 
 
 def _encoder(bundle: str | None, *, kmer: int | None, seed: int | None) -> Bundle:
-    from omics.dna.embedding import sequence_tokenizer_of, untrained_bundle
+    from omics.dna.window_tables import sequence_tokenizer_of, untrained_bundle
 
     if bundle is None:
         return untrained_bundle(kmer=kmer or 1, seed=seed or 0)

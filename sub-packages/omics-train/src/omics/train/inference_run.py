@@ -11,7 +11,7 @@ from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
 from omics.data.errors import ConfigError, InputDataError
 from omics.models import Bundle
-from omics.train.run_cells import data_path, inference_rows, label_values
+from omics.train.cell_selection import data_path, inference_rows, label_values
 from omics.train.run_files import refuse_existing
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from omics.data.loader import Loader
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
 from omics.tokenizers import LabelSpec, TokenBatch
+from omics.train.cell_selection import data_path, label_values, training_rows
 from omics.train.data_module import TrainingBatches
 from omics.train.losses import class_weights
 from omics.train.model_source import ModelSource, model_source
 from omics.train.objective import Objective, plan_heads
-from omics.train.run_cells import data_path, label_values, training_rows
 from omics.train.run_config import LossConfig, RunConfig
 from omics.train.run_files import (
     BUNDLE,
@@ -248,12 +248,11 @@ def _standardize_label_heads(model: OmicsModel, tokens: Iterator[TokenBatch]) ->
 
 
 def _losses(config: RunConfig) -> Sequence[LossConfig]:
-    """Return the losses; label columns without any get a balanced cross-entropy each."""
+    """Return the losses; label columns without any get a cross-entropy each."""
     if config.trainer.losses or not config.label_columns:
         return config.trainer.losses
     return [
-        LossConfig(name="cross_entropy", label_column_name=name, class_weight_exponent=1.0)
-        for name in config.label_columns
+        LossConfig(name="cross_entropy", label_column_name=name) for name in config.label_columns
     ]
 
 

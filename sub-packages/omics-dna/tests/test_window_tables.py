@@ -13,8 +13,8 @@ import torch
 
 from omics.data.errors import ExistingPathError, InputDataError, MissingPathError, UsageError
 from omics.dna import embedding
-from omics.dna.embedding import untrained_bundle, write_tokens, write_vectors
 from omics.dna.fasta import Fasta
+from omics.dna.window_tables import untrained_bundle, write_tokens, write_vectors
 from omics.dna.windows import Windows
 from omics.models import Bundle
 from omics.tokenizers import SequenceTokenizer
