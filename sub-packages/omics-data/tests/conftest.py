@@ -5,15 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import settings
 from scipy.sparse import csr_matrix
 
 from omics.data.store import open_store
 from omics.data.store_writer import StoreWriter
-
-# The first example of a test may compile a loop, which no deadline should count.
-settings.register_profile("omics", deadline=None, database=None)
-settings.load_profile("omics")
 
 
 def _write_store(

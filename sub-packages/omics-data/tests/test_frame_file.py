@@ -199,3 +199,10 @@ def test_attributes_of_the_frame_are_left_out(tmp_path):
     frame = pd.DataFrame({"a": [1]}, index=["x"])
     frame.attrs["odd"] = object()
     assert _round_trip(frame, tmp_path / "t.parquet").to_pandas().attrs == {}
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63 - 1, -(2**63)])
+def test_large_integer_categories_survive_missing_values(tmp_path, number):
+    column = pd.Categorical.from_codes([0, -1, 0], categories=[number])
+    frame = pd.DataFrame({"number": column}, index=["a", "b", "c"])
+    pd.testing.assert_frame_equal(_round_trip(frame, tmp_path / "t.parquet").to_pandas(), frame)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from omics.data.errors import ExistingPathError, InputDataError, MissingPathError, UsageError
-from omics.dna import embedding
+from omics.dna import window_tables
 from omics.dna.fasta import Fasta
 from omics.dna.window_tables import untrained_bundle, write_tokens, write_vectors
 from omics.dna.windows import Windows
@@ -68,8 +68,8 @@ def test_a_large_file_is_read_and_written_in_parts(tmp_path, genome, monkeypatch
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
     windows = Windows(genome, window=20)
     write_tokens(windows, SequenceTokenizer(), whole)
-    monkeypatch.setattr(embedding, "_LETTERS_AT_ONCE", 60)
-    monkeypatch.setattr(embedding, "_GROUP_BYTES", 500)
+    monkeypatch.setattr(window_tables, "_LETTERS_AT_ONCE", 60)
+    monkeypatch.setattr(window_tables, "_GROUP_BYTES", 500)
     seen = []
     write_tokens(windows, SequenceTokenizer(), parts, on_progress=seen.append)
     assert sum(seen) == len(windows)
@@ -140,7 +140,7 @@ def test_metadata_says_untrained_or_names_the_bundle(tmp_path, genome):
 
     def metadata(path):
         pairs = pq.read_schema(path).metadata.items()
-        prefix = embedding.METADATA_PREFIX
+        prefix = window_tables.METADATA_PREFIX
         found = {key.decode(): value.decode() for key, value in pairs}
         return {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
 

@@ -45,7 +45,7 @@ def gradients(bounds, *, window, world_size=1, divide_by):
     for batch in with_totals(parts, window=window, world_size=world_size):
         loss, _ = training_step(model, batch.to("cpu"), objective)
         (loss / divide_by).backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
 
 def relative(found, wanted):

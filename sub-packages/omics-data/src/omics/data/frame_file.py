@@ -56,7 +56,7 @@ def write_frame(frame: pd.DataFrame, path: Path, what: str) -> None:
         column: Any = frame[name].reset_index(drop=True)
         if str(column.dtype) == "category":
             categories[name] = _describe_categories(column, name, what)
-            column = column.astype(_written_dtype(column))
+            column = _values_of_categorical(column)
         columns[name] = column
     table = _to_arrow(pd.DataFrame(columns), what)
     index_name = None if frame.index.name is None else str(frame.index.name)
@@ -259,6 +259,30 @@ def _written_dtype(column: Any) -> str:
     if str(categories.dtype) in _TEXT_DTYPES:
         return "category" if len(categories) else "string"
     return {"b": "boolean", "f": "Float64", "i": "Int64", "u": "UInt64"}[categories.dtype.kind]
+
+
+def _values_of_categorical(column: Any) -> Any:
+    """Return the values of a categorical column, exactly, with missing ones masked."""
+    import pandas as pd
+
+    dtype = _written_dtype(column)
+    if dtype in {"category", "string"}:
+        return column.astype(dtype)
+    # By codes: pandas' own conversion passes through float64, which large integers do not survive.
+    codes = column.cat.codes.to_numpy()
+    missing = codes < 0
+    table = column.cat.categories.to_numpy()
+    if not len(table):
+        return pd.Series([None] * len(codes), dtype=dtype)  # type: ignore[call-overload]
+    kind = {"boolean": np.bool_, "Float64": np.float64, "Int64": np.int64, "UInt64": np.uint64}
+    values = table[np.where(missing, 0, codes)].astype(kind[dtype])
+    masked = {
+        "boolean": pd.arrays.BooleanArray,
+        "Float64": pd.arrays.FloatingArray,
+        "Int64": pd.arrays.IntegerArray,
+        "UInt64": pd.arrays.IntegerArray,
+    }
+    return pd.Series(masked[dtype](values, missing))
 
 
 def _to_arrow(frame: pd.DataFrame, what: str) -> pa.Table:
