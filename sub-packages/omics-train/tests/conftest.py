@@ -6,35 +6,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from run_parts import SMALL, compose
 
 from omics.data.conversion import convert
 from omics.data.splits import make_split
 from omics.data.synthetic import synthesize
-from omics.train.run_config import RunConfig
 from omics.train.train_run import train
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-SMALL = [
-    "trainer.max_epochs=2",
-    "model.hidden_size=16",
-    "model.intermediate_size=24",
-    "model.num_heads=1",
-]
-
-
-def compose(verb: str, overrides: list[str]) -> RunConfig:
-    """Return the typed configuration of a verb."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    with initialize_config_module("omics.train.configs", version_base="1.3"):
-        config = hydra_compose(verb, overrides=overrides)
-    return OmegaConf.to_object(config)  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SMALL, compose
+from run_parts import SMALL, compose
 
 from omics.data.errors import ConfigError, ExistingPathError, InputDataError, UnknownNameError
 from omics.data.splits import load_split

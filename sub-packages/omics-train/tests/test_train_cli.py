@@ -4,7 +4,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL
+from run_parts import SMALL
 
 from omics.train.cli import main
 
@@ -157,3 +157,18 @@ def test_help_lists_the_verbs_and_each_verb_has_its_own(run, capsys):
         assert verb in text
     assert run("finetune", "--help") == 0
     assert "label_columns" in capsys.readouterr().out
+
+
+def test_an_interrupt_ends_with_code_130_and_leaves_no_bundle(run, atlas, tmp_path, monkeypatch):
+    import signal
+
+    from omics.train.lightning_module import RunReporter
+
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunReporter, "on_train_batch_end", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    assert run("pretrain", *atlas.cells, f"working_dir={tmp_path}/r", *SMALL) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "r/bundle").exists()

@@ -273,7 +273,7 @@ def _values_of_categorical(column: Any) -> Any:
     missing = codes < 0
     table = column.cat.categories.to_numpy()
     if not len(table):
-        return pd.Series([None] * len(codes), dtype=dtype)  # type: ignore[call-overload]
+        return pd.Series([None] * len(codes), dtype=dtype)
     kind = {"boolean": np.bool_, "Float64": np.float64, "Int64": np.int64, "UInt64": np.uint64}
     values = table[np.where(missing, 0, codes)].astype(kind[dtype])
     masked = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
+import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,27 @@ def quiet_lightning() -> Iterator[None]:
         for message in (r".*LeafSpec.* is deprecated", r".*have no `val_dataloader`"):
             warnings.filterwarnings("ignore", message=message)  # noqa: TID251
         yield
+
+
+@contextlib.contextmanager
+def interrupts_as_usual(trainer: L.Trainer) -> Iterator[None]:
+    """Let Ctrl-C be the KeyboardInterrupt it is everywhere else.
+
+    Lightning would end the process with code 1 and leave it deaf to further interrupts.
+
+    Args:
+        trainer: whose `fit` runs in the block.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 class TrainingModule(L.LightningModule):  # type: ignore[misc]

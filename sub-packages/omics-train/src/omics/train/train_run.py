@@ -163,7 +163,12 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
 
     import lightning as L
 
-    from omics.train.lightning_module import RunReporter, TrainingModule, quiet_lightning
+    from omics.train.lightning_module import (
+        RunReporter,
+        TrainingModule,
+        interrupts_as_usual,
+        quiet_lightning,
+    )
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     settings, batches = config.trainer, training.batches
@@ -189,7 +194,8 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
             limit_val_batches=1.0 if training.validation is not None else 0,
             default_root_dir=folder,
         )
-        trainer.fit(module, train_dataloaders=batches, val_dataloaders=training.validation)
+        with interrupts_as_usual(trainer):
+            trainer.fit(module, train_dataloaders=batches, val_dataloaders=training.validation)
     for phase in ("train", "validation"):
         last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
         if last:
