@@ -40,14 +40,19 @@ def info(
         print_json(facts)
         return
     say(f"{facts['path']}: whole (every digest agrees)")
-    say(f"  parameters     {parameters:,}: {config.num_layers} layers x {config.hidden_size}")
-    say(f"  tokenizer      {loaded.tokenizer.kind}, ids per field {facts['fields']}")
+    layers = "layer" if config.num_layers == 1 else "layers"
+    say(f"  parameters     {parameters:,}: {config.num_layers} {layers} x {config.hidden_size}")
+    say(f"  tokenizer      {loaded.tokenizer.kind}, ids per field: {_listed(facts['fields'])}")
     for name, classes in loaded.labels.items():
         say(f"  label          {name}: {len(classes)} classes ({', '.join(classes)})")
     for step in facts["preprocessing"]:
-        say(f"  preprocessing  {step}")
+        say(f"  preprocessing  {_listed(step)}")
     for key, value in loaded.provenance.items():
-        say(f"  {key:<14} {value}")
+        say(f"  {key:<14} {_listed(value) if isinstance(value, dict) else value}")
+
+
+def _listed(items: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in items.items())
 
 
 def main() -> None:
