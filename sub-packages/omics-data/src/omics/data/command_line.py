@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,9 @@ def run(app: Callable[[], Any]) -> None:
     Args:
         app: the typer application (or any function without arguments).
     """
+    # Before torch is imported: its idle threads spin otherwise, and on a machine with other work
+    # (2 cores, one of them busy) a training was seen to take twenty times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except OmicsError as error:
