@@ -214,7 +214,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False, reuse_venv=False)
 def constraints(session: nox.Session) -> None:
-    """Resolve every dependency afresh and rewrite ci/constraints.txt."""
+    """Resolve every dependency afresh and rewrite ci/constraints.txt.
+
+    What a CUDA build of torch brings is left out: torch pins that itself.
+    """
     listed = Path(session.create_tmp()) / "third-party.txt"
     listed.write_text("\n".join(third_party()) + "\n")
     session.install("--upgrade", "-r", str(listed))
@@ -223,5 +226,7 @@ def constraints(session: nox.Session) -> None:
     )
     path = ROOT / CONSTRAINTS
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    pins = [line.split("+")[0] for line in str(freeze).splitlines() if "==" in line]
+    of_cuda = ("nvidia-", "cuda-", "triton==")
+    lines = [line for line in str(freeze).splitlines() if "==" in line]
+    pins = [line.split("+")[0] for line in lines if not line.startswith(of_cuda)]
     path.write_text("\n".join([*header, *pins]) + "\n")

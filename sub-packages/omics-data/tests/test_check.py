@@ -108,9 +108,10 @@ def test_duplicates_are_counted_and_stand_in_the_way(tmp_path: Path) -> None:
     path = written(adata, tmp_path)
     with h5py.File(path, "r+") as handle:
         for table in ("obs", "var"):
-            names = handle[f"{table}/_index"][()]
-            names[5] = names[4]
-            handle[f"{table}/_index"][...] = names
+            node = handle[f"{table}/_index"]
+            # anndata 0.13 writes nullable text, a group that holds the values.
+            node = node["values"] if isinstance(node, h5py.Group) else node
+            node[5] = node[4]
     report = checked(path)
     assert report.genes is not None
     assert (report.genes.num_duplicates, report.duplicate_cell_names) == (1, 1)

@@ -86,7 +86,8 @@ def test_every_kind_of_column_comes_back(name, tmp_path):
 def test_every_kind_of_column_may_be_empty(name, tmp_path):
     frame = pd.DataFrame({name: COLUMNS[name]}, index=["r1", "r2", "r3"]).iloc[:0]
     table = _round_trip(frame, tmp_path / "t.parquet")
-    pd.testing.assert_frame_equal(table.to_pandas(), frame)
+    # The index of no rows has a type of its own in each pandas version.
+    pd.testing.assert_frame_equal(table.to_pandas(), frame, check_index_type=False)
     assert len(table[name]) == 0
     assert len(table.names) == 0
 
@@ -183,7 +184,7 @@ def test_unknown_column_names_the_nearest(tmp_path):
         (pd.DataFrame({"a": [1 + 2j]}), "cannot be kept"),
         (pd.DataFrame({"a": [[1, 2]]}), "'a' of obs cannot be kept"),
         (pd.DataFrame({"a": [b"x"]}), "'a' of obs cannot be kept"),
-        (pd.DataFrame({"a": ["\ud800"]}), "cannot be kept"),
+        (pd.DataFrame({"a": pd.Series(["\ud800"], dtype=object)}), "cannot be kept"),
         (pd.DataFrame({"a": pd.Categorical([1, "x"])}), r"'a' of obs are of type object \(or mix"),
         (pd.DataFrame({"a": pd.Categorical([np.inf])}), "finite"),
         (pd.DataFrame({"a": pd.Categorical(pd.to_datetime(["2020-01-01"]))}), "datetime64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import warnings
 from pathlib import Path
@@ -64,7 +65,9 @@ def test_the_layout_of_old_anndata_versions_is_read() -> None:
         obs, var = source.obs(), source.var("raw.X")
         blocks = list(source.matrix("raw.X").blocks("float"))
     adata = scanpy.datasets.pbmc68k_reduced()
-    pd.testing.assert_frame_equal(obs, adata.obs, check_names=False, check_categorical=False)
+    pd.testing.assert_frame_equal(
+        obs, adata.obs, check_names=False, check_categorical=False, check_index_type=False
+    )
     assert list(var.index) == list(adata.raw.var_names)
     assert sum(len(block[1]) for block in blocks) == adata.raw.X.nnz
 
@@ -80,8 +83,9 @@ def test_every_column_type_of_anndata_arrives(tmp_path: Path) -> None:
         "maybe number": pd.array([1, None, 3, 4, 5, 2**60], dtype="Int64"),
         "number": np.arange(6, dtype=np.uint8),
         "share": np.array([0.5, np.nan, 1, 2, 3, np.inf], dtype=np.float32),
-        "a/b": np.arange(6),
     }
+    if importlib.metadata.version("anndata").startswith("0.12."):
+        columns["a/b"] = np.arange(6)  # Later ones do not write such names.
     for name, values in columns.items():
         adata.obs[name] = values
     with warnings.catch_warnings():

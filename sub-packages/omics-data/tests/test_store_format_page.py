@@ -151,9 +151,9 @@ def test_the_page_is_enough_to_read_a_store(case, tmp_path, write_store, monkeyp
     record = json.loads(table.schema.metadata[b"omics"])
     assert set(record) == {key for key, _, _ in record_keys}
     assert record["index_name"] == "barcode"
-    assert record["categories"] == {
-        "t": {"values": ["b", "z", "a"], "ordered": True, "dtype": "object"}
-    }
+    described = record["categories"]["t"]
+    assert described.pop("dtype") in {"object", "str"}  # of pandas 2, of pandas 3
+    assert record["categories"] == {"t": {"values": ["b", "z", "a"], "ordered": True}}
     assert table.column_names == ["_index", "t", "n"]
     assert table.column("_index").to_pylist() == store.obs.names.tolist()
     assert table.column("t").to_pylist() == store.obs["t"].tolist() == ["b", "a", None] * 10

@@ -5,7 +5,7 @@ import torch
 from training_parts import CLASSIFY, model_of, objective_of
 
 from omics.data.errors import ConfigError
-from omics.train.optimizer import build_optimizer, build_schedule
+from omics.train.optimizer import build_optimizer, build_schedule, one_cycle
 from omics.train.run_config import TrainerConfig
 
 
@@ -65,7 +65,29 @@ def test_a_constant_schedule_stays_and_an_unknown_one_is_refused():
         build_schedule(optimizer, TrainerConfig(schedule="constnt"), 5)
 
 
-def test_the_step_is_finite_for_one_optimiser_step():
-    config = TrainerConfig()
-    schedule = build_schedule(build_optimizer(model(), config), config, 1)
-    assert torch.isfinite(torch.tensor(schedule.get_last_lr())).all()
+@pytest.mark.parametrize(("num_steps", "warmup"), [(50, 0.1), (1000, 0.3), (37, 0.25)])
+def test_one_cycle_is_the_schedule_of_torch(num_steps, warmup):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=num_steps, pct_start=warmup, cycle_momentum=False
+    )
+    for step in range(num_steps):
+        assert one_cycle(num_steps, warmup, step) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        if step < num_steps - 1:
+            theirs.step()
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "warmup"), [(10, 0.1), (1, 0.1), (2, 0.5), (5, 0.0), (5, 1.0)]
+)
+def test_short_runs_and_any_warm_up_give_rates_between_nothing_and_the_peak(num_steps, warmup):
+    rates = [one_cycle(num_steps, warmup, step) for step in range(num_steps + 2)]
+    assert all(0 < rate <= 1 for rate in rates)
+    assert max(rates[:num_steps]) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_warm_up_that_is_no_share_is_refused():
+    config = TrainerConfig(warmup_fraction=1.5)
+    with pytest.raises(ConfigError, match=r"warmup_fraction is 1\.5"):
+        build_schedule(build_optimizer(model(), config), config, 5)

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import OmicsError, ResourceError
+from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -99,7 +99,7 @@ def run(app: Callable[[], Any]) -> None:
         raise
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _fail(error: OmicsError, cause: BaseException | None = None) -> None:

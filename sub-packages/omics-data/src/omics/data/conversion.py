@@ -199,7 +199,7 @@ def find_gene_problem(file: SourceH5ad, location: str, genes: pd.DataFrame) -> l
     table = "raw.var" if location == "raw.X" else "var"
     examples = ", ".join(repr(name) for name in repeated[:3])
     unique = [
-        name for name in genes.columns if genes[name].is_unique and genes[name].dtype == object
+        name for name in genes.columns if genes[name].is_unique and genes[name].dtype.kind == "O"
     ]
     advice = (
         f"The column {unique[0]!r} is unique: make it the index."

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-EXIT_DONE = 0
 EXIT_USAGE = 2
 EXIT_INPUT_DATA = 3
 EXIT_CORRUPT = 4
 EXIT_RESOURCES = 5
-EXIT_RESUMABLE = 75
 EXIT_INTERRUPTED = 130
 
 

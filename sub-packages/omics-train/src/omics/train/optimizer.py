@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from omics.data.errors import ConfigError, nearest
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from omics.train.run_config import TrainerConfig
 
 SCHEDULES = ("one_cycle", "constant")
+FIRST_FACTOR, LAST_FACTOR = 1 / 25, 1 / 250_000
 _HEADS = "label_heads."
 
 
@@ -53,18 +56,35 @@ def build_schedule(
         num_steps: optimiser steps of the whole run.
 
     Raises:
-        ConfigError: an unknown schedule.
+        ConfigError: an unknown schedule, or a warm-up that is no share.
     """
+    if not 0 <= config.warmup_fraction <= 1:
+        raise ConfigError(f"trainer.warmup_fraction is {config.warmup_fraction}; it is a share.")
     if config.schedule == "one_cycle":
-        peaks = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(
-            optimizer,
-            peaks,
-            total_steps=max(num_steps, 2),
-            pct_start=config.warmup_fraction,
-            cycle_momentum=False,
-        )
+        return LambdaLR(optimizer, partial(one_cycle, num_steps, config.warmup_fraction))
     if config.schedule == "constant":
         return LambdaLR(optimizer, lambda _step: 1.0)
     hint = nearest(config.schedule, SCHEDULES)
     raise ConfigError(f"trainer.schedule is {config.schedule!r}.{hint}")
+
+
+def one_cycle(num_steps: int, warmup_fraction: float, step: int) -> float:
+    """Return the factor of the peak rate: a cosine up, then a cosine down (Smith 2018).
+
+    As torch's OneCycleLR, which cannot do with a warm-up of one step.
+
+    Args:
+        num_steps: optimiser steps of the whole run.
+        warmup_fraction: share of them that rises.
+        step: from 0; what is beyond the last stays there.
+    """
+    top = warmup_fraction * num_steps - 1
+    last = max(num_steps - 1, 1)
+    if step < top:
+        return _cosine(FIRST_FACTOR, 1.0, step / top)
+    top = max(top, 0.0)
+    return _cosine(1.0, LAST_FACTOR, min((step - top) / max(last - top, 1.0), 1.0))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
