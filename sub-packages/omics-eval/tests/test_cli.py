@@ -59,6 +59,7 @@ def test_embed_writes_a_file_with_everything_of_the_input(command, bundle_folder
     )
     assert code == 0
     assert "out.h5ad: 30 cells with obsm['X_omics']" in out
+    assert "genes are among the 11 genes of the store (matched by id)" in out
     found = ad.read_h5ad(tmp_path / "out.h5ad")
     assert (found.X != cells.X).nnz == 0
     assert found.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()

@@ -75,7 +75,9 @@ def test_prefetching_changes_nothing(atlas, pretrained, tmp_path):
     assert (tmp_path / "r/history.csv").read_bytes() == (pretrained / "history.csv").read_bytes()
 
 
-def test_predict_writes_what_the_inference_loop_gives_bit_for_bit(atlas, finetuned, tmp_path):
+def test_predict_writes_what_the_inference_loop_gives_bit_for_bit(
+    atlas, finetuned, tmp_path, capsys
+):
     overrides = [
         *atlas.cells,
         f"working_dir={tmp_path}",
@@ -84,6 +86,7 @@ def test_predict_writes_what_the_inference_loop_gives_bit_for_bit(atlas, finetun
         "data_module.batch_size=7",
     ]
     run_tasks(compose("predict", overrides), tmp_path)
+    assert "80 of the vocabulary's 80 genes" in capsys.readouterr().out
     store, bundle = open_store(atlas.store), Bundle.load(finetuned / "bundle")
     rows = load_split(atlas.split, store).rows("test")
     results = list(run_cells(bundle, store, rows=rows, batch_size=64))

@@ -78,6 +78,7 @@ def embed_command(
             on_progress=advance,
         )
     write_cells(adata, out)
+    say(adata.uns["omics"][key_added]["genes"])
     gone = int((adata.obs[REASON_COLUMN].astype(str) != "").sum())
     without = f"; {gone:,} cells without one (see obs[{REASON_COLUMN!r}])" if gone else ""
     say(f"{out}: {adata.n_obs:,} cells with obsm[{key_added!r}]{without}")

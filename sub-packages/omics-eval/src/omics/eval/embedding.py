@@ -70,6 +70,7 @@ def embed(
         InputDataError: no counts, too few genes that the model knows, or a damaged file.
     """
     from omics.models.bundle import Bundle
+    from omics.models.inference import bind_genes
 
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     with _cells_and_store(source, key_added, overwrite=overwrite) as (adata, store, place):
@@ -81,6 +82,7 @@ def embed(
             "bundle": "" if loaded.path is None else loaded.path.name,
             "store_digest": store.digest,
             "counts": place,
+            "genes": str(bind_genes(loaded, store).coverage),
             "num_cells": len(store),
             "num_without_embedding": int((reasons != "").sum()),
             "batch_size": batch_size,

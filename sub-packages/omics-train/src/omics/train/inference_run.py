@@ -25,7 +25,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         config: with `checkpoint` and the cells.
         folder: where the tables go.
     """
-    from omics.models.inference import choose_device, run_cells
+    from omics.models.inference import bind_genes, choose_device, run_cells
     from omics.train.prediction_files import write_predictions
 
     bundle = _checkpoint(config)
@@ -33,6 +33,7 @@ def predict(config: RunConfig, folder: Path) -> None:
     with open_cells(data_path(config)) as store:
         rows = inference_rows(config.data_module, store, default=None)
         device = choose_device(config.trainer.accelerator)
+        say(f"{bind_genes(bundle, store).coverage}")
         folder.mkdir(parents=True, exist_ok=True)
         with progress("predicting", len(rows)) as advance:
             results = run_cells(
