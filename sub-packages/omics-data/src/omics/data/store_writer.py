@@ -490,7 +490,7 @@ def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
     if generations:
         if not overwrite:
             raise ExistingPathError(
-                f"{path} holds a store already. Choose another path or allow overwriting."
+                f"{path} holds a store already. Choose another path or allow overwriting (--overwrite)."
             )
         return
     foreign = [name for name in names if name != LOCK_NAME and not _LEFTOVER.fullmatch(name)]
