@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.cell_batch import CellBatch, concatenate
+from omics.data.cell_batch import CellBatch
 
 NUM_GENES = 9
 
@@ -79,19 +79,10 @@ def test_the_matrix_holds_every_entry(cells):
     assert np.array_equal(batch_of(cells).to_csr("double").toarray(), matrix * 2.0)
 
 
-@given(first=cells_strategy, second=cells_strategy)
-def test_joined_batches_hold_both_in_order(first, second):
-    joined = concatenate([batch_of(first), batch_of(second, first_row=len(first))])
-    assert as_dicts(joined) == [*first, *second]
-    assert joined.rows.tolist() == list(range(len(first) + len(second)))
-    assert joined.targets is None
-
-
-def test_targets_are_sliced_and_joined_with_their_cells():
+def test_targets_are_sliced_with_their_cells():
     cells = [{0: 1}, {1: 2, 3: 4}]
     batch = batch_of(cells).with_targets(batch_of([{5: 5}, {6: 6}]))
     assert as_dicts(batch[1:].targets) == [{6: 6}]
-    assert as_dicts(concatenate([batch, batch]).targets) == [{5: 5}, {6: 6}] * 2
 
 
 def test_cell_of_entry_and_lengths():
@@ -117,11 +108,7 @@ def test_parts_that_do_not_fit_are_refused(change, message):
         CellBatch(**{**parts, **change})
 
 
-def test_steps_and_other_gene_tables_are_refused():
+def test_steps_are_refused():
     batch = batch_of([{0: 1}, {1: 1}])
     with pytest.raises(ValueError, match="step 1"):
         batch[::2]
-    other = batch_of([{0: 1}])
-    other.num_genes = 3
-    with pytest.raises(ValueError, match="different gene tables"):
-        concatenate([batch, other])

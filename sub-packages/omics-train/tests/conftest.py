@@ -22,15 +22,19 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Return the paths of an h5ad, its store and a split."""
     folder = tmp_path_factory.mktemp("atlas")
     adata = synthesize(200, 80, num_types=3, seed=3)
+    adata.obs["donor3"] = [f"d{i % 3}" for i in range(adata.n_obs)]
     adata.write_h5ad(folder / "cells.h5ad")
     store = convert(folder / "cells.h5ad", folder / "cells.store")
     split = make_split(store, stratify="cell_type", seed=0)
     split.save(folder / "split.parquet")
+    whole = make_split(store, fractions=(0.8, 0.0, 0.2), seed=0)
+    whole.save(folder / "no_validation.parquet")
     return SimpleNamespace(
         folder=folder,
         h5ad=folder / "cells.h5ad",
         store=folder / "cells.store",
         split=folder / "split.parquet",
+        no_validation=folder / "no_validation.parquet",
         cells=[f"input_file={folder}/cells.store", f"data_module.split={folder}/split.parquet"],
     )
 

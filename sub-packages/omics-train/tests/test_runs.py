@@ -169,6 +169,28 @@ def test_accumulated_micro_batches_train_like_one_batch(atlas, tmp_path):
         assert torch.allclose(weights[0][name], weights[1][name], atol=2e-3), name
 
 
+def test_a_head_of_other_classes_is_not_taken_over_although_it_fits(atlas, finetuned, tmp_path):
+    """Three donors and three types: equal shapes, other meanings."""
+    from omics.train.train_run import prepare_training
+
+    start = Bundle.load(finetuned / "bundle").model.state_dict()
+    store = open_store(atlas.store)
+    overrides = [*atlas.cells, "working_dir=x", f"checkpoint={finetuned}/bundle"]
+
+    def head(label):
+        config = compose("finetune", [*overrides, f"label_columns=[{label}]"])
+        return prepare_training(config, store).model.state_dict()
+
+    same, other = head("cell_type"), head("donor3")
+    for name in start:
+        if name.startswith("label_heads."):
+            assert torch.equal(same[name], start[name])
+            assert other[name].shape == start[name].shape
+            assert not torch.equal(other[name], start[name]) or name.endswith(("center", "scale"))
+        else:
+            assert torch.equal(other[name], start[name])
+
+
 def test_training_without_a_split_uses_all_cells_and_no_validation(atlas, tmp_path):
     overrides = [f"input_file={atlas.store}", f"working_dir={tmp_path}/r", *SMALL]
     train(compose("pretrain", overrides), tmp_path / "r")
@@ -224,6 +246,12 @@ def refused(verb, overrides, folder):
         ("test", [], ConfigError, "has no label heads"),
         (
             "predict",
+            ["data_module.split=EMPTY", "data_module.predict_split=validation"],
+            ConfigError,
+            "There are no cells in the split 'validation'",
+        ),
+        (
+            "predict",
             ["data_module.split=null", "data_module.predict_split=test"],
             ConfigError,
             "give the split table",
@@ -235,6 +263,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ):
     start = [] if verb == "pretrain" else [f"checkpoint={pretrained}/bundle"]
     small = SMALL if verb == "pretrain" else []
+    overrides = [each.replace("EMPTY", str(atlas.no_validation)) for each in overrides]
     with pytest.raises(error, match=message) as caught:
         refused(verb, [*atlas.cells, *start, *small, *overrides], tmp_path / "r")
     assert caught.value.exit_code == 2

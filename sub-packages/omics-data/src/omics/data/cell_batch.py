@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from scipy.sparse import csr_matrix
 
     IntArray = np.ndarray[Any, np.dtype[Any]]
@@ -136,35 +134,3 @@ class CellBatch:
         values = self.counts if field_name is None else self.fields[field_name]
         indices = self.genes.astype(np.int64)
         return csr_matrix((values, indices, self.indptr), shape=(len(self), self.num_genes))
-
-
-def concatenate(batches: list[CellBatch]) -> CellBatch:
-    """Join batches of the same gene table, in order.
-
-    Args:
-        batches: at least one; all with the same fields and obs columns.
-
-    Returns:
-        One batch with the cells of all of them.
-    """
-    first = batches[0]
-    if any(batch.num_genes != first.num_genes for batch in batches):
-        raise ValueError("Batches of different gene tables cannot be joined.")
-    shifts = np.cumsum([0, *[int(batch.indptr[-1]) for batch in batches[:-1]]])
-    joined = [b.indptr[1:] + shift for b, shift in zip(batches, shifts, strict=True)]
-    targets = [batch.targets for batch in batches if batch.targets is not None]
-    return CellBatch(
-        indptr=np.concatenate([np.zeros(1, np.int64), *joined]),
-        genes=np.concatenate([batch.genes for batch in batches]),
-        counts=np.concatenate([batch.counts for batch in batches]),
-        rows=np.concatenate([batch.rows for batch in batches]),
-        num_genes=first.num_genes,
-        fields=_join([batch.fields for batch in batches]),
-        obs=_join([batch.obs for batch in batches]),
-        targets=concatenate(targets) if len(targets) == len(batches) else None,
-    )
-
-
-def _join(columns: list[dict[str, Array]]) -> dict[str, Array]:
-    names: Mapping[str, Array] = columns[0]
-    return {name: np.concatenate([each[name] for each in columns]) for name in names}

@@ -20,7 +20,7 @@ FIELD_ENCODERS = ("embedding", "mlp")
 NORMS = ("pre", "post")
 POSITIONS = ("none", "learned", "rope")
 POOLINGS = ("first_token", "mean")
-FIELD_HEADS = ("regression", "token_scores", "is_zero")
+FIELD_HEADS = ("regression", "token_scores")
 WCED_OUTPUTS = ("is_zero_bce", "mse")
 
 
@@ -48,7 +48,7 @@ class FieldHeadConfig:
 
     Attributes:
         field: what it predicts.
-        kind: `regression`, `token_scores` (logits over the field's ids) or `is_zero`.
+        kind: `regression`, or `token_scores` (logits over the field's ids).
     """
 
     field: str

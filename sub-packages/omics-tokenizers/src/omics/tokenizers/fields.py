@@ -65,7 +65,10 @@ class LabelSpec:
         Raises:
             InputDataError: fewer than two classes.
         """
-        classes = tuple(sorted({str(value) for value in values[_labelled(values)]}))
+        import pandas as pd
+
+        distinct = pd.unique(pd.Series(values[_labelled(values)]))
+        classes = tuple(sorted({str(value) for value in distinct}))
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "no value at all"
             raise InputDataError(
@@ -80,12 +83,14 @@ class LabelSpec:
         Args:
             values: [n], as given to `from_values`.
         """
-        # np.unique on the few distinct values: nothing runs once per cell in Python.
+        import pandas as pd
+
+        # Python sees the few distinct values only, never one value per cell.
         keep = _labelled(values)
         codes = np.full(len(values), UNLABELLED, np.int64)
-        distinct, inverse = np.unique(values[keep].astype(str), return_inverse=True)
+        inverse, distinct = pd.factorize(values[keep])
         number = {name: position for position, name in enumerate(self.classes)}
-        table = np.array([number.get(name, UNLABELLED) for name in distinct.tolist()], np.int64)
+        table = np.array([number.get(str(name), UNLABELLED) for name in distinct], np.int64)
         if len(distinct):
             codes[keep] = table[inverse]
         return codes

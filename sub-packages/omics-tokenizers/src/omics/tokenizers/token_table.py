@@ -57,7 +57,7 @@ def write_tokens(
     ):
         for cells in Loader(store, batch_size=CELLS_PER_GROUP, transforms=steps):
             tokens = bound.encode(cells)
-            names_here = pa.array([str(name) for name in names[cells.rows]])
+            names_here = pa.array(names[cells.rows], pa.string())
             ids, values = (
                 pa.LargeListArray.from_arrays(tokens.offsets, tokens.fields[field])
                 for field in ("genes", "expression")

@@ -63,16 +63,21 @@ def inference_rows(data: DataConfig, store: CellStore, *, default: str | None) -
         default: the split taken where none is named; None means all cells.
 
     Raises:
-        ConfigError: a split is named but there is no table of splits.
+        ConfigError: a split is named but there is no table of splits, or no cell is left.
     """
     name = data.predict_split or default
     if name is None:
-        return np.arange(len(store), dtype=np.int64)
-    if data.split is None:
+        rows = np.arange(len(store), dtype=np.int64)
+    elif data.split is None:
         raise ConfigError(
             f"data_module.split is not set: give the split table that says which cells are {name}."
         )
-    return load_split(data.split, store).rows(name)
+    else:
+        rows = load_split(data.split, store).rows(name)
+    if not len(rows):
+        where = store.path if name is None else f"the split {name!r} of {data.split}"
+        raise ConfigError(f"There are no cells in {where}: nothing can be predicted.")
+    return rows
 
 
 def label_values(store: CellStore, name: str) -> Array:

@@ -23,7 +23,7 @@ class RunningMeans:
     """Sums and counts of terms, kept on the device until they are read once an epoch."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor | float] = field(default_factory=dict)
 
     def add(self, terms: Mapping[str, tuple[Tensor, Tensor | float]]) -> None:
         """Add the sums and counts of one batch.
@@ -32,13 +32,10 @@ class RunningMeans:
             terms: `{term: (sum, count)}`.
         """
         for name, (total, count) in terms.items():
-            over = torch.as_tensor(count, dtype=torch.float64, device=total.device)
-            if name in self.sums:
-                self.sums[name] += total
-                self.counts[name] += over
-            else:
-                self.sums[name] = total.to(torch.float64, copy=True)
-                self.counts[name] = over.clone()
+            self.sums[name] = total.double() + self.sums.get(name, 0.0)
+            # A number of the host stays there: carrying it over would wait for the device.
+            over = count.double() if isinstance(count, Tensor) else count
+            self.counts[name] = over + self.counts.get(name, 0.0)
 
     def read(self) -> dict[str, float]:
         """Return the means over all processes and start again; a term without count is left out."""
@@ -46,8 +43,13 @@ class RunningMeans:
         if not names:
             return {}
         table = torch.stack(
-            [torch.stack([self.sums[name], self.counts[name]]) for name in names]
-        ).cpu()
+            [
+                torch.stack(
+                    [self.sums[name].cpu(), torch.as_tensor(self.counts[name]).cpu().double()]
+                )
+                for name in names
+            ]
+        )
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(table)
         self.sums, self.counts = {}, {}

@@ -86,6 +86,10 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         self.history = History()
         self._means = {"train": RunningMeans(), "validation": RunningMeans()}
 
+    def on_fit_start(self) -> None:
+        """Take the constants of the losses to the device once; the loader keeps those it has."""
+        self.objective = self.objective.to(self.device)
+
     def transfer_batch_to_device(
         self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
     ) -> TrainingBatch:

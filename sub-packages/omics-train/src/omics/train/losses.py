@@ -11,8 +11,8 @@ on devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -50,9 +50,29 @@ class LossTerm(Protocol):
         """Return the sum over the batch, a scalar in the graph."""
         ...
 
+    def to(self, device: torch.device | str) -> LossTerm:
+        """Return the term with its constants on a device, for `total`; `count` wants the host."""
+        ...
+
+
+class _OnDevice:
+    """Moves the tensors among a term's fields."""
+
+    __slots__ = ()
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the term with its constants on a device.
+
+        Args:
+            device: where the model is.
+        """
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        moved = {n: v.to(device) for n, v in parts.items() if isinstance(v, Tensor)}
+        return replace(self, **moved) if moved else self  # type: ignore[type-var]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedMse:
+class MaskedMse(_OnDevice):
     """Squared error of hidden values of a continuous field."""
 
     name: str
@@ -70,7 +90,7 @@ class MaskedMse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedCrossEntropy:
+class MaskedCrossEntropy(_OnDevice):
     """Cross-entropy of hidden ids of a discrete field."""
 
     name: str
@@ -88,7 +108,7 @@ class MaskedCrossEntropy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WcedIsZero:
+class WcedIsZero(_OnDevice):
     """Binary cross-entropy of 'this gene is not expressed' over all measured genes of a cell.
 
     Attributes:
@@ -117,12 +137,12 @@ class WcedIsZero:
         expressed = logits[batch.target_cell, targets.fields["genes"].long()]
         all_genes = logits[:, len(SPECIAL_TOKENS) :]
         if len(self.measured) < all_genes.shape[1]:
-            all_genes = logits[:, self.measured.to(logits.device)]
+            all_genes = logits[:, self.measured]
         return F.softplus(-all_genes).sum() + expressed.sum()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WcedMse:
+class WcedMse(_OnDevice):
     """Squared error of the values of a whole cell, decoded from its pooled row.
 
     Attributes:
@@ -153,12 +173,12 @@ class WcedMse:
         error = F.mse_loss(at_expressed, values, reduction="sum")
         if self.ignore_zero:
             return error
-        measured = decoded[:, self.measured.to(decoded.device)]
+        measured = decoded[:, self.measured]
         return error + measured.square().sum() - at_expressed.square().sum()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelCrossEntropy:
+class LabelCrossEntropy(_OnDevice):
     """Weighted cross-entropy of a label column; its count is the sum of class weights.
 
     Attributes:
@@ -183,7 +203,7 @@ class LabelCrossEntropy:
         return F.cross_entropy(
             logits,
             labels,
-            weight=self.class_weight.to(logits.device),
+            weight=self.class_weight,
             ignore_index=UNLABELLED,
             label_smoothing=self.label_smoothing,
             reduction="sum",

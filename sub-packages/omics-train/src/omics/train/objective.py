@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +204,14 @@ class Objective:
     def is_self_supervised(self) -> bool:
         """Whether the input is hidden or sampled on purpose, so that validation must be too."""
         return bool(self.masked_fields or self.wced)
+
+    def to(self, device: torch.device | str) -> Objective:
+        """Return the objective for the model's side, its constants on the device.
+
+        Args:
+            device: where the model is.
+        """
+        return replace(self, terms=tuple(term.to(device) for term in self.terms))
 
     def prepare(self, tokens: TokenBatch, *, epoch: int) -> TrainingBatch:
         """Mask, count and index a batch on the host.

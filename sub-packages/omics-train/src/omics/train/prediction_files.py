@@ -11,6 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from omics.data.atomic_files import replace_file
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-
-    import pyarrow as pa
 
     from omics.models import InferenceBatch
 
@@ -55,7 +54,7 @@ def write_predictions(
             for name in tables
         }
         for batch in results:
-            cells = {"row": batch.rows, "cell": [str(names[row]) for row in batch.rows]}
+            cells = {"row": batch.rows, "cell": pa.array(names[batch.rows], pa.string())}
             for name, columns in _columns(batch, labels).items():
                 writers[name].write({**cells, **columns})
             count += len(batch.rows)
@@ -79,7 +78,7 @@ def _columns(batch: InferenceBatch, labels: Mapping[str, Sequence[str]]) -> dict
         probabilities = softmax(logits)
         best = logits.argmax(axis=1)
         predicted = columns.setdefault("predictions", {})
-        predicted[label] = [classes[index] for index in best]
+        predicted[label] = pa.array(list(classes), pa.string()).take(pa.array(best))
         predicted[f"{label}_probability"] = probabilities[np.arange(len(best)), best]
         columns.setdefault("probabilities", {}).update(_wide(f"{label}_", classes, probabilities))
         columns.setdefault("logits", {}).update(_wide(f"{label}_", classes, logits))

@@ -131,10 +131,11 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     model = OmicsModel.build(sizes, seed=config.seed)
     new = list(model.state_dict())
     if source.checkpoint is not None:
-        new = model.load_matching(source.checkpoint.model.state_dict())
+        new = model.load_matching(_reusable_weights(source.checkpoint, model, labels))
     parts = _Parts(config, store, source, tokenizer, objective)
-    if any(name.startswith("label_heads.") for name in new):
-        _standardize_label_heads(model, parts.plain_tokens(rows["train"]))
+    new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
+    if new_heads:
+        _standardize_label_heads(model, new_heads, parts.plain_tokens(rows["train"]))
     validation = None
     if len(rows["validation"]):
         # What a self-supervised loss hides and samples, validation must hide and sample too,
@@ -242,12 +243,40 @@ class _Parts:
         )
 
 
-def _standardize_label_heads(model: OmicsModel, tokens: Iterator[TokenBatch]) -> None:
-    """Set the constants of all label heads from the training cells."""
+def _reusable_weights(
+    checkpoint: Bundle, model: OmicsModel, labels: Sequence[LabelSpec]
+) -> dict[str, Tensor]:
+    """Return the checkpoint's weights without heads that mean something else in the new model.
+
+    Label heads are numbered and whole-cell decoders stack their outputs: equal shapes do not say
+    that the classes or outputs are the same.
+    """
+    theirs = dict(enumerate(checkpoint.label_specs))
+    same_labels = {i for i, spec in enumerate(labels) if theirs.get(i) == spec}
+    outputs = {wced.field: wced.outputs for wced in model.model_config.wced}
+    before = {wced.field: wced.outputs for wced in checkpoint.model.model_config.wced}
+    same_wced = {name for name, order in outputs.items() if before.get(name) == order}
+
+    def means_the_same(name: str) -> bool:
+        group, _, rest = name.partition(".")
+        which = rest.split(".")[0]
+        if group == "label_heads":
+            return int(which) in same_labels
+        return group != "wced_heads" or which in same_wced
+
+    state = checkpoint.model.state_dict()
+    return {name: tensor for name, tensor in state.items() if means_the_same(name)}
+
+
+def _standardize_label_heads(
+    model: OmicsModel, new: Sequence[int], tokens: Iterator[TokenBatch]
+) -> None:
+    """Set the constants of new label heads from the training cells."""
     import torch
 
     pooled = np.concatenate([result.embeddings for result in run_tokens(model, tokens)])
-    for head in model.label_heads:
+    for number in new:
+        head = model.label_heads[number]
         assert isinstance(head, LabelHead)
         head.standardize(torch.from_numpy(pooled))
     model.train()
