@@ -172,7 +172,7 @@ def test_at_most_the_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "a.h5ad"
     adata.write_h5ad(path, compression="gzip")
     read: list[Any] = []
-    from omics.data.matrix_blocks import MatrixSource
+    from omics.data.sources.matrix_blocks import MatrixSource
 
     original = MatrixSource.read
 

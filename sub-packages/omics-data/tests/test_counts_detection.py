@@ -11,8 +11,8 @@ import pytest
 from scipy import sparse
 
 from omics.data.counts_detection import detect_counts, find_counts
-from omics.data.matrix_blocks import MatrixSource
-from omics.data.matrix_sample import NUM_PLACES, sample_matrix
+from omics.data.sources.matrix_blocks import MatrixSource
+from omics.data.sources.matrix_sample import NUM_PLACES, sample_matrix
 
 
 def simulated_counts(random: np.random.Generator) -> np.ndarray[Any, Any]:

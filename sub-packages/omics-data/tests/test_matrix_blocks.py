@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from omics.data import matrix_blocks
 from omics.data.errors import InputDataError
-from omics.data.matrix_blocks import MatrixSource
+from omics.data.sources import matrix_blocks
+from omics.data.sources.matrix_blocks import MatrixSource
 
 DTYPES = ["?", "u1", "i2", "<i4", ">i4", "u8", "i8", "f2", "<f4", ">f4", "f8"]
 

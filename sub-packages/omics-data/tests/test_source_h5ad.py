@@ -17,7 +17,7 @@ import scanpy
 from scipy import sparse
 
 from omics.data.errors import InputDataError, UnknownNameError
-from omics.data.source_h5ad import open_h5ad
+from omics.data.sources.source_h5ad import open_h5ad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,7 +236,7 @@ def test_hdf5_files_of_other_programs_are_named(
 def test_a_table_too_large_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omics.data.source_h5ad.MAX_TABLE_BYTES", 40)
+    monkeypatch.setattr("omics.data.sources.source_h5ad.MAX_TABLE_BYTES", 40)
     with (
         open_h5ad(written(small(), tmp_path)) as source,
         pytest.raises(InputDataError, match=r"table obs of .* declares \d+ bytes"),

@@ -19,14 +19,15 @@ import numpy as np
 from omics.data.conversion import find_gene_problem, no_counts_advice
 from omics.data.counts_detection import Candidate, find_counts
 from omics.data.errors import InputDataError
-from omics.data.matrix_sample import SAMPLE_BYTES
-from omics.data.source_h5ad import SourceH5ad, open_h5ad
+from omics.data.sources.matrix_sample import SAMPLE_BYTES
+from omics.data.sources.registry import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
+    from omics.data.sources.protocol import Source
     from omics.data.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -248,7 +249,7 @@ def check_file(path: str | Path) -> FileReport | StoreReport:
     path = Path(path)
     if path.is_dir():
         return describe_store(open_store(path), shown_as=path)
-    with open_h5ad(path) as file:
+    with open_source(path) as file:
         return _file_report(path, file)
 
 
@@ -288,7 +289,7 @@ def describe_store(store: CellStore, *, shown_as: Path | None = None) -> StoreRe
 # --- looking at a file -------------------------------------------------------------------------
 
 
-def _file_report(path: Path, file: SourceH5ad) -> FileReport:
+def _file_report(path: Path, file: Source) -> FileReport:
     matrices = tuple(find_counts(file.matrices.values(), budget=SAMPLE_BYTES - _OFFSETS_BYTES))
     chosen = _chosen(matrices)
     has_counts = chosen is not None and chosen.summary.kind == "counts"
@@ -337,7 +338,7 @@ def _chosen(matrices: tuple[Candidate, ...]) -> Candidate | None:
     return matrices[0] if matrices else None
 
 
-def _lost_counts_hint(file: SourceH5ad) -> list[str]:
+def _lost_counts_hint(file: Source) -> list[str]:
     column = next((name for name in _COUNT_COLUMNS if name in file.obs_columns), None)
     if column is None:
         return []
@@ -349,17 +350,13 @@ def _lost_counts_hint(file: SourceH5ad) -> list[str]:
     ]
 
 
-def _empty_cells(file: SourceH5ad, chosen: Candidate | None) -> int | None:
-    if chosen is None or chosen.encoding != "csr" or chosen.summary.kind == "unknown":
+def _empty_cells(file: Source, chosen: Candidate | None) -> int | None:
+    if chosen is None or chosen.summary.kind == "unknown":
         return None
-    matrix = file.matrix(chosen.location)
-    if matrix.indptr.size * matrix.indptr.dtype.itemsize > _OFFSETS_BYTES:
-        return None
-    offsets = matrix.read(matrix.indptr, slice(None)).astype(np.int64)
-    return int(np.count_nonzero(np.diff(offsets) == 0))
+    return file.matrix(chosen.location).count_empty(_OFFSETS_BYTES)
 
 
-def _store_bytes(chosen: Candidate | None, file: SourceH5ad) -> int:
+def _store_bytes(chosen: Candidate | None, file: Source) -> int:
     if chosen is None:
         return 0
     gene_bytes = 2 if chosen.shape[1] <= 2**16 else 4
@@ -496,7 +493,9 @@ def _obs_text(columns: tuple[ObsColumn, ...], names: str) -> list[str]:
 
 def _provenance_text(provenance: dict[str, Any]) -> str:
     source, location = provenance.get("source"), provenance.get("location")
-    return f"{location} of {source}" if source and location else "not recorded"
+    if not isinstance(source, dict) or not location:
+        return "not recorded"
+    return f"{location} of {source.get('name')} ({source.get('format')})"
 
 
 def _next_text(commands: tuple[str, ...]) -> list[str]:

@@ -59,9 +59,9 @@ def convert(
 ) -> None:
     """Turn a file into a store of raw counts; nothing is written if the values are no counts."""
     from omics.data.conversion import convert as convert_file
-    from omics.data.source_h5ad import open_h5ad
+    from omics.data.sources.registry import open_source
 
-    with open_h5ad(source) as opened:
+    with open_source(source) as opened:
         total = opened.num_cells
     with progress("converting", total) as advance:
         written = convert_file(

@@ -4,7 +4,7 @@
   checked again as it streams by: a store made with the defaults holds raw counts.
 - What is refused is refused before the long part begins: tables, gene ids and the output path
   are looked at first.
-- The sha256 of the source goes into the provenance; a source that changes meanwhile is an error.
+- A digest of the source goes into the provenance; a source that changes meanwhile is an error.
 - The module is not called `convert`: importing it would put it in the place of the function
   `omics.data.convert`.
 - Memory is bounded by a block of the matrix and the cell table (see `matrix_blocks`).
@@ -12,20 +12,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omics.data.counts_detection import Candidate, find_counts
 from omics.data.errors import InputDataError, UsageError
-from omics.data.source_h5ad import SourceH5ad, open_h5ad
+from omics.data.sources.registry import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
 
-    from omics.data.matrix_blocks import ValueStorage
+    from omics.data.sources.protocol import Source, ValueStorage
     from omics.data.store import CellStore
 
 AUTO = "auto"
@@ -72,18 +71,16 @@ def convert(
             "--counts raw.X or --counts layers/NAME beside --allow-non-counts."
         )
     path = Path(source)
-    with open_h5ad(path) as file:
+    with open_source(path) as file:
         location = _choose(file, location, allow_non_counts=allow_non_counts)
         matrix = file.matrix(location)
         storage: ValueStorage = "float" if allow_non_counts else "counts"
         genes, obs = file.var(location), file.obs()
         for problem in find_gene_problem(file, location, genes):
             raise InputDataError(problem)
-        before = path.stat()
+        before = file.stamp()
         provenance: dict[str, Any] = {
-            "source": path.name,
-            "source_bytes": before.st_size,
-            "source_sha256": _sha256(path),
+            "source": {"format": file.format_name, "name": path.name, **file.fingerprint()},
             "location": location,
             "duplicate_cell_names": int(obs.index.duplicated().sum()),
         }
@@ -98,19 +95,13 @@ def convert(
                 writer.append(*block)
                 if on_progress is not None:
                     on_progress(len(block[0]) - 1)
-            after = path.stat()
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            if file.stamp() != before:
                 raise InputDataError(f"{path} changed while it was read; convert it again.")
             writer.finish(obs)
     return open_store(store_path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _choose(file: SourceH5ad, location: str, *, allow_non_counts: bool) -> str:
+def _choose(file: Source, location: str, *, allow_non_counts: bool) -> str:
     """Return the location to convert, or raise saying what the file holds instead."""
     if location != AUTO:
         matrix = file.matrix(location)
@@ -120,7 +111,7 @@ def _choose(file: SourceH5ad, location: str, *, allow_non_counts: bool) -> str:
             return matrix.location
         elsewhere = [each for each in find_counts(file.matrices.values()) if _is_counts(each)]
         raise InputDataError(
-            f"{matrix.location} of {file.path} holds {candidate.summary.text}, not raw counts. "
+            f"{matrix.location} of {file.name} holds {candidate.summary.text}, not raw counts. "
             + _advice(matrix.location, elsewhere)
         )
     candidates = find_counts(file.matrices.values())
@@ -142,7 +133,7 @@ def _advice(location: str, elsewhere: list[Candidate]) -> str:
     )
 
 
-def no_counts_message(file: SourceH5ad, candidates: list[Candidate]) -> str:
+def no_counts_message(file: Source, candidates: list[Candidate]) -> str:
     """Explain that no matrix of a file shows raw counts, and what each holds instead.
 
     Args:
@@ -164,7 +155,7 @@ def no_counts_message(file: SourceH5ad, candidates: list[Candidate]) -> str:
     )
     absent = f" (the file has no {missing})" if missing else ""
     return (
-        f"No raw counts in {file.path}: {'; '.join(found)}{absent}. {no_counts_advice(candidates)}"
+        f"No raw counts in {file.name}: {'; '.join(found)}{absent}. {no_counts_advice(candidates)}"
     )
 
 
@@ -182,7 +173,7 @@ def no_counts_advice(candidates: list[Candidate]) -> str:
     return _advice(candidates[0].location, [])
 
 
-def find_gene_problem(file: SourceH5ad, location: str, genes: pd.DataFrame) -> list[str]:
+def find_gene_problem(file: Source, location: str, genes: pd.DataFrame) -> list[str]:
     """Say why the ids of a gene table cannot tell genes apart.
 
     Args:
@@ -208,7 +199,7 @@ def find_gene_problem(file: SourceH5ad, location: str, genes: pd.DataFrame) -> l
     )
     return [
         (
-            f"{len(repeated):,} gene ids of {table} of {file.path} occur more than once ({examples}). "
+            f"{len(repeated):,} gene ids of {table} of {file.name} occur more than once ({examples}). "
             f"A model must know which gene a count belongs to. {advice}"
         )
     ]

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from omics.data.errors import InputDataError
-from omics.data.matrix_sample import SAMPLE_BYTES, ValueSample, sample_matrix
+from omics.data.sources.matrix_sample import SAMPLE_BYTES, ValueSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from omics.data.matrix_blocks import MatrixSource
+    from omics.data.sources.protocol import Matrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ValueKind = Literal["counts", "log1p", "normalized", "scaled", "other", "empty", "unknown"]
@@ -241,7 +241,7 @@ def _are_multiples(values: Array, indptr: Array | None) -> bool:
     return bool(np.mean(near_per_cell[asked] > 0.95 * per_cell[asked]) > 0.5)
 
 
-def find_counts(matrices: Iterable[MatrixSource], *, budget: int = SAMPLE_BYTES) -> list[Candidate]:
+def find_counts(matrices: Iterable[Matrix], *, budget: int = SAMPLE_BYTES) -> list[Candidate]:
     """Look into the matrices of a file for raw counts.
 
     Args:
@@ -269,9 +269,9 @@ def _preference(location: str) -> tuple[int, str]:
     return (1 if "count" in name or "raw" in name or "umi" in name else 3), location
 
 
-def _candidate(matrix: MatrixSource, budget: int) -> Candidate:
+def _candidate(matrix: Matrix, budget: int) -> Candidate:
     try:
-        sample = sample_matrix(matrix, budget=budget) if budget else None
+        sample = matrix.sample(budget) if budget else None
     except InputDataError as error:
         # A damaged matrix is a finding about this place; the others may still be sound.
         summary, sample = ValueSummary(kind="unknown", text=f"damaged: {error}"), None
@@ -282,7 +282,7 @@ def _candidate(matrix: MatrixSource, budget: int) -> Candidate:
         location=matrix.location,
         encoding=matrix.encoding,
         shape=matrix.shape,
-        dtype=str(matrix.values.dtype.newbyteorder("=")),
+        dtype=str(matrix.dtype),
         entries=_estimated_entries(matrix, sample) if entries is None else entries,
         entries_are_exact=entries is not None or bool(sample and sample.complete),
         summary=summary,
@@ -296,7 +296,7 @@ def _summarise(sample: ValueSample | None) -> ValueSummary:
     return detect_counts(sample.values, sample.indptr)
 
 
-def _estimated_entries(matrix: MatrixSource, sample: ValueSample | None) -> int:
+def _estimated_entries(matrix: Matrix, sample: ValueSample | None) -> int:
     places = matrix.shape[0] * matrix.shape[1]
     if sample is None or not sample.num_places:
         return places

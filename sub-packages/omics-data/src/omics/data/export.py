@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.matrix_blocks import BLOCK_ENTRIES, row_ends
+from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable

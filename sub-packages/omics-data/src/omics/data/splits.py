@@ -27,7 +27,7 @@ from omics.data.errors import (
     UsageError,
     nearest,
 )
-from omics.data.matrix_blocks import BLOCK_ENTRIES, row_ends
+from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,7 +28,7 @@ def read_cells(path: str | Path) -> AnnData:
     """
     import anndata
 
-    from omics.data.h5ad_safety import open_safely
+    from omics.data.sources.hdf5_safety import open_safely
 
     with open_safely(path) as handle:
         lacking = [name for name in ("obs", "var") if name not in handle]

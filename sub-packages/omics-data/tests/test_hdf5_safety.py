@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-from omics.data import h5ad_safety
 from omics.data.errors import InputDataError, MissingPathError, UsageError
-from omics.data.h5ad_safety import describe_bytes, open_safely
+from omics.data.sources import hdf5_safety
+from omics.data.sources.hdf5_safety import describe_bytes, open_safely
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +117,7 @@ def test_a_filter_that_needs_a_plug_in_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_objects_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(h5ad_safety, "MAX_OBJECTS", 20)
+    monkeypatch.setattr(hdf5_safety, "MAX_OBJECTS", 20)
     path = tmp_path / "many.h5ad"
     with h5py.File(path, "w") as handle:
         for number in range(30):

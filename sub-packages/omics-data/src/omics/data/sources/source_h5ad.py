@@ -1,7 +1,7 @@
 """An `.h5ad` file as a source of cells: its matrices, cell table and gene tables.
 
 - h5py reads the matrices, so nothing is loaded whole and hostile files are refused first
-  (`h5ad_safety`); AnnData reads the obs and var tables, so their types are what users see.
+  (`hdf5_safety`); AnnData reads the obs and var tables, so their types are what users see.
 - The layouts of AnnData 0.7 and later and the older one (compound tables, `raw.X` at the root,
   `h5sparse_format`) are read.
 - Columns that Parquet cannot hold are an error that names them; nothing is dropped or guessed.
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.errors import InputDataError, UnknownNameError, nearest
-from omics.data.h5ad_safety import open_safely, readable
-from omics.data.matrix_blocks import Encoding, MatrixSource
+from omics.data.sources.hdf5_safety import open_safely, readable
+from omics.data.sources.matrix_blocks import Encoding, MatrixSource
+from omics.data.sources.protocol import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_TABLE_BYTES = 8 * 2**30
+
+
+def recognises(path: str | Path) -> bool:
+    """Say whether this is a file; what it really is, `open` says."""
+    return Path(path).is_file()
 
 
 @contextlib.contextmanager
@@ -51,19 +57,26 @@ def open_h5ad(path: str | Path) -> Iterator[SourceH5ad]:
         yield source
 
 
-class SourceH5ad:
+class SourceH5ad(FileSource):
     """An open `.h5ad` file.
 
     Attributes:
         path: the file.
+        name: the path as text.
+        format_name: `h5ad`.
+        files: the file alone.
         num_cells: rows of obs.
         num_genes: rows of var (raw.var may have others).
         matrices: every matrix that may hold counts, by location: `X`, `raw.X`, `layers/NAME`.
         unreadable: further matrices, `{location: why}`.
     """
 
+    format_name = "h5ad"
+
     def __init__(self, path: Path, handle: Any) -> None:
         self.path = path
+        self.name = str(path)
+        self.files = (path,)
         self._handle = handle
         for name in ("obs", "var"):
             if name not in handle:

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from omics.data.errors import InputDataError
+from omics.data.sources.protocol import from_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from omics.data.sources.matrix_sample import ValueSample
+    from omics.data.sources.protocol import Block, ValueStorage
+
 Array = np.ndarray[Any, np.dtype[Any]]
-Block = tuple[Array, Array, Array]
 Encoding = Literal["csr", "csc", "dense"]
-ValueStorage = Literal["counts", "float"]
 
 BLOCK_ENTRIES = 4_000_000
 DENSE_BLOCK_BYTES = 64 * 2**20
@@ -67,8 +69,30 @@ class MatrixSource:
         """The number of stored values, explicit zeros included; None for a dense matrix."""
         return None if self.encoding == "dense" else int(self.values.shape[0])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored values, in native byte order."""
+        return np.dtype(self.values.dtype).newbyteorder("=")
+
+    def sample(self, budget: int) -> ValueSample | None:
+        """Return values from several places of the matrix; see `sample_matrix`."""
+        from omics.data.sources.matrix_sample import sample_matrix
+
+        return sample_matrix(self, budget=budget)
+
+    def count_empty(self, budget: int) -> int | None:
+        """Return the number of cells without a stored value; None if that is not in the offsets."""
+        if self.encoding != "csr" or self.indptr.size * self.indptr.dtype.itemsize > budget:
+            return None
+        offsets = self.read(self.indptr, slice(None)).astype(np.int64)
+        return int(np.count_nonzero(np.diff(offsets) == 0))
+
     def blocks(
-        self, storage: ValueStorage = "counts", *, scratch: Path | None = None
+        self,
+        storage: ValueStorage = "counts",
+        *,
+        scratch: Path | None = None,
+        first_cell: int = 0,
     ) -> Iterator[Block]:
         """Stream the matrix in order of cells.
 
@@ -76,6 +100,7 @@ class MatrixSource:
             storage: `counts` yields uint32 values and refuses anything but counts; `float` yields
                 float32 values and refuses NaN and infinite ones only.
             scratch: a folder with room for a CSC matrix; the system's temporary one by default.
+            first_cell: leave out the cells before this one.
 
         Yields:
             indptr int64 [n + 1] starting at 0, genes uint32 [nnz], values [nnz]; the blocks
@@ -91,6 +116,11 @@ class MatrixSource:
             raw_blocks = self._csr_blocks()
         else:
             raw_blocks = self._csc_blocks(scratch)
+        yield from from_cell(self._canonical_blocks(raw_blocks, storage), first_cell)
+
+    def _canonical_blocks(
+        self, raw_blocks: Iterator[Block], storage: ValueStorage
+    ) -> Iterator[Block]:
         first = 0
         for indptr, genes, values in raw_blocks:
             yield self._canonical(first, indptr, genes, values, storage=storage)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from omics.data.matrix_blocks import MatrixSource
+    from omics.data.sources.matrix_blocks import MatrixSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

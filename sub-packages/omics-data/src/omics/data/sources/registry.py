@@ -1,0 +1,71 @@
+"""`open_source`: finds out what a path is and opens it with the reader for it.
+
+- A kind is recognised by what is there, never by the ending of a name alone; `SOURCE_KINDS` is
+  asked in its order and the first that recognises the path opens it.
+- What no reader recognises is described by its first bytes (most are broken downloads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omics.data.errors import InputDataError, MissingPathError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from omics.data.sources.protocol import Source
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """A kind of source.
+
+    Attributes:
+        name: what users call it.
+        module: `omics.data.sources.<module>`, which has `recognises(path) -> bool` (cheap: a name,
+            a listing, a few bytes; False for what is not there).
+        opener: the name in it of a context manager that takes the path, and options as keywords,
+            and yields a `Source`.
+    """
+
+    name: str
+    module: str
+    opener: str
+
+
+# The reader for any other file comes last: its messages say what a file looks like.
+SOURCE_KINDS = (SourceKind("h5ad", "source_h5ad", "open_h5ad"),)
+
+
+@contextlib.contextmanager
+def open_source(path: str | Path, **options: Any) -> Iterator[Source]:
+    """Open a source of cells, whatever its kind.
+
+    Args:
+        path: a file, a folder, or an address such as `s3://...`.
+        options: for the reader; those it does not know are a UsageError.
+
+    Yields:
+        The source, usable until the end of the block.
+
+    Raises:
+        MissingPathError: there is nothing at the path.
+        InputDataError: nothing here reads it, or its reader refuses it.
+    """
+    for kind in SOURCE_KINDS:
+        reader = import_module(f"omics.data.sources.{kind.module}")
+        if reader.recognises(path):
+            with getattr(reader, kind.opener)(path, **options) as source:
+                yield source
+            return
+    if not Path(path).exists():
+        raise MissingPathError(f"There is no file or folder {path}.")
+    known = ", ".join(kind.name for kind in SOURCE_KINDS)
+    raise InputDataError(
+        f"{path} is no source of cells: it is none of {known}. Give a file or folder of these."
+    )
