@@ -39,7 +39,10 @@ class SourceKind:
 
 
 # The reader for any other file comes last: its messages say what a file looks like.
-SOURCE_KINDS = (SourceKind("h5ad", "source_h5ad", "open_h5ad"),)
+SOURCE_KINDS = (
+    # Folders and addresses, then files of other formats.
+    SourceKind("h5ad", "source_h5ad", "open_h5ad"),
+)
 
 
 @contextlib.contextmanager
