@@ -12,7 +12,7 @@ from omics.data.store_writer import StoreWriter
 
 
 def _write_store(
-    path, matrix, *, obs=None, var=None, value_kind="counts", block=3, overwrite=False
+    path, matrix, *, obs=None, var=None, value_kind="counts", block=3, overwrite=False, **options
 ):
     matrix = csr_matrix(matrix)
     matrix.sort_indices()
@@ -22,7 +22,12 @@ def _write_store(
     if var is None:
         var = pd.DataFrame(index=[f"gene{column}" for column in range(num_genes)])
     with StoreWriter(
-        path, genes_frame=var, value_kind=value_kind, overwrite=overwrite, provenance={"from": "x"}
+        path,
+        genes_frame=var,
+        value_kind=value_kind,
+        overwrite=overwrite,
+        provenance={"from": "x"},
+        **options,
     ) as writer:
         for begin in range(0, num_cells, block):
             part = matrix[begin : begin + block]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.gather import encode_counts, gather_rows, mark_top, patch_escapes
+from omics.data.gather import gather_rows, mark_top, patch_escapes
 
 
 def _indptr(lengths):
@@ -54,32 +54,6 @@ def test_top_entries_equal_a_stable_sort(dtype, cells, limit, scale):
         order = np.argsort(-values[begin:end].astype(np.float64), kind="stable")
         expected[begin + order[:limit]] = True
     assert keep.tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
-def test_counts_are_coded_checked_and_added_in_one_pass(dtype):
-    indptr = np.array([0, 2, 2, 5])
-    genes = np.array([0, 2, 0, 1, 2])
-    values = np.array([254, 255, 1, 2**20, 3], dtype)
-    codes = np.zeros(5, np.uint8)
-    sums = (np.full(3, 10), np.full(3, 1), np.zeros(3, np.int64))
-    escapes = encode_counts(indptr, genes, values, codes=codes, sums=sums)
-    assert escapes.tolist() == [1, 3]
-    assert codes.tolist() == [254, 255, 1, 255, 3]
-    assert [each.tolist() for each in sums] == [
-        [265, 10 + 2**20, 268],
-        [3, 2, 3],
-        [509, 0, 2**20 + 4],
-    ]
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, 1.5, np.nan, np.inf, -np.inf, 2.0**32, 1e300])
-def test_the_first_value_that_is_no_count_is_reported(bad):
-    values = np.array([1, bad, bad], np.float64)
-    sums = (np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(1, np.int64))
-    codes = np.zeros(3, np.uint8)
-    found = encode_counts(np.array([0, 3]), np.arange(3), values, codes=codes, sums=sums)
-    assert found.tolist() == [-2]
 
 
 def test_loops_run_without_a_folder_to_cache_in(tmp_path):

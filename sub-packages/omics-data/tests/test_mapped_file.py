@@ -25,6 +25,7 @@ def _open(path, *, verify="first", check=None, size=40, dtype="uint16"):
         seed=5,
         checksums=np.array(sums, np.uint64),
         verify=verify,
+        seen=np.zeros(len(sums), np.uint8),
         check=check,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 
@@ -27,10 +28,17 @@ def store_path(tmp_path, write_store):
     return tmp_path / "s"
 
 
+MEDIANS = {"gene0": 2.0, "gene2": 0.5}
+PACKED = {"layout": "packed", "rank_medians": MEDIANS}
+
+
 def _read_everything(path, verify="first"):
     store = open_store(path, verify=verify)
     frame = store.obs.to_pandas()
+    ranked = store.take_ranked(range(len(store)))[1].tolist() if store.rank_digest else None
     return {
+        "ranked": ranked,
+        "gene_medians": store.gene_medians().tolist(),
         "counts": store.take(range(len(store))).to_csr().toarray().tolist(),
         "obs": frame.to_dict("list"),
         "categories": frame["t"].cat.categories.tolist(),
@@ -51,7 +59,10 @@ def _files(path):
     return sorted(each for each in path.rglob("*") if each.is_file() and each.name != ".lock")
 
 
-def test_one_wrong_bit_in_any_byte_is_never_read_silently(store_path):
+@pytest.mark.parametrize("options", [{}, PACKED], ids=["plain", "packed"])
+def test_one_wrong_bit_in_any_byte_is_never_read_silently(options, tmp_path, write_store):
+    store_path = tmp_path / "s"
+    write_store(store_path, COUNTS, obs=OBS, **options)
     good = _read_everything(store_path)
     rng = np.random.default_rng(0)
     silent, tried = [], 0
@@ -185,10 +196,11 @@ def test_swapped_chunks_fail_even_with_their_checksums_swapped(tmp_path, write_s
     data = file.read_bytes()
     file.write_bytes(data[8:16] + data[:8] + data[16:])
     store = open_store(tmp_path / "s")
-    sums = np.array(store._values._checksums)
+    mapped = store._files["counts.bin"]
+    sums = np.array(mapped._checksums)
     assert len(sums) == 5
     sums[[0, 1]] = sums[[1, 0]]
-    store._values._checksums = sums
+    mapped._checksums = sums
     with pytest.raises(CorruptStoreError, match="chunk 0"):
         store.take([0])
 
@@ -276,6 +288,24 @@ def _rewrite(path, name, change):
     (path / "CURRENT").write_text(f"gen-1 {hashlib.sha256(text).hexdigest()}\n")
 
 
+def test_packed_bytes_that_do_not_decode_never_reach_the_loops(tmp_path, write_store):
+    write_store(tmp_path / "s", COUNTS, obs=OBS, layout="packed")
+    data = (tmp_path / "s" / "gen-1" / "packed.bin").read_bytes()
+    for position in range(len(data)):
+        _poke(tmp_path / "s" / "gen-1" / "packed.bin", position, b"\xff")
+        store = open_store(tmp_path / "s", verify="off")
+        with contextlib.suppress(CorruptStoreError):  # Else the byte stood for another count.
+            assert store.take(range(25)).genes.max() < 3
+        _poke(tmp_path / "s" / "gen-1" / "packed.bin", position, data[position : position + 1])
+
+
+def test_verify_finds_a_rank_view_of_other_genes(tmp_path, write_store):
+    write_store(tmp_path / "s", COUNTS, obs=OBS, rank_medians=MEDIANS)
+    _rewrite(tmp_path / "s", "rank_genes.bin", lambda data: data.__setitem__(0, 1))
+    with pytest.raises(CorruptStoreError, match=r"rank_genes.bin holds other genes"):
+        open_store(tmp_path / "s").verify()
+
+
 def _swap(begin, size):
     def change(data):
         first, second = data[begin : begin + size], data[begin + size : begin + 2 * size]
@@ -288,9 +318,10 @@ def _swap(begin, size):
     ("name", "change", "found"),
     [
         ("genes.bin", _swap(0, 2), "genes out of order in cell 0"),
-        ("cell_sums.bin", _swap(0, 8), "cell_sums.bin does not fit the counts"),
-        ("gene_sums.bin", _swap(0, 8), "gene_sums.bin does not fit the counts"),
+        ("cell_sums.bin", _swap(0, 8), "cell_sums.bin does not fit the matrix"),
+        ("gene_sums.bin", _swap(0, 8), "gene_sums.bin does not fit the matrix"),
         ("gene_detection.bin", _swap(0, 8), "gene_detection.bin does not fit the matrix"),
+        ("gene_medians.bin", _swap(6, 14), "gene_medians.bin does not fit the matrix"),
         (
             "escape_counts.bin",
             lambda data: data.__setitem__(slice(0, 4), b"\1\0\0\0"),

@@ -218,7 +218,7 @@ def test_second_writer_is_refused_and_harms_nothing(tmp_path):
 def test_matrix_of_large_counts_is_stored_in_wider_integers(
     largest, dtype, tmp_path, write_store, monkeypatch
 ):
-    monkeypatch.setattr(store_writer, "RECODE_ITEMS", 7)
+    monkeypatch.setattr(store_writer, "REREAD_ITEMS", 7)
     counts = np.arange(200, 260).reshape(6, 10)
     counts[3, 4] = largest
     store = write_store(tmp_path / "s", counts)
@@ -311,7 +311,7 @@ def test_full_disk_is_an_error_and_leaves_the_old_data(tmp_path, monkeypatch):
     def full(self, values):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_writer._ChecksummedFile, "write", full)
+    monkeypatch.setattr(store_writer.ChecksummedFile, "write", full)
     with pytest.raises(OSError, match="No space left"):
         _write_two(tmp_path / "s", overwrite=True)
     monkeypatch.undo()

@@ -1,44 +1,54 @@
-"""Compiled loops over ragged rows: encode counts, gather rows, patch escapes, find top genes.
+"""Compiled loops that copy ragged rows out of a store: locate, gather, unpack, patch, find top genes.
 
-- The loops run on sub-views (`source[a:b]`), whose indices are known not to be negative: numba
-  then leaves out its wrap-around checks and the copies become SIMD.
-- They release the GIL, so the loader's thread and the training step run side by side.
-- numba is imported, and a loop compiled, at first use; the machine code is cached on disk.
-- Nothing is bounds-checked here: callers pass only ranges they have checked.
+- `locate_rows` checks the offsets and `all_seen` that every touched chunk is known to be good: the
+  common case of `CellStore.take` is a few calls of machine code without an array in between.
+- Only the packed layout is decoded with bounds checks; the others get ranges that were checked.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from omics.data.compiled import compiled
 
+if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def encode_counts(
-    indptr: Array, genes: Array, values: Array, *, codes: Array, sums: tuple[Array, Array, Array]
-) -> Array:
-    """Check counts, code them in bytes and add them up, in one pass.
+# What `locate_rows` reports.
+LOCATED, ROW_OUTSIDE, OFFSETS_DAMAGED = 0, 1, 2
+
+
+def locate_rows(
+    rows: Array, offsets: Array, limits: tuple[int, int], place: tuple[Array, Array]
+) -> int:
+    """Find where rows lie in a flat array, and where they go in a batch.
 
     Args:
-        indptr: int64 [n + 1].
-        genes: int64 [nnz], known to be in range.
-        values: [nnz], int64, float32 or float64.
-        codes: uint8 [nnz], filled: the count, or 255 for counts from 255.
-        sums: int64 sums to add to: of genes [g], cells with an entry of a gene [g], cells [n].
+        rows: int64 [n].
+        offsets: int64 [cells + 1].
+        limits: number of cells, and number of entries of the flat array.
+        place: filled: `starts` int64 [n], where each row begins, and `indptr` int64 [n + 1].
 
     Returns:
-        int64 [e], ascending, the entries coded as 255; or one negative number, -1 - entry, at
-        the first entry that is not a whole number from 1 to 2**32 - 1.
+        LOCATED; ROW_OUTSIDE if a row is not from 0 to cells - 1; OFFSETS_DAMAGED if a row would
+        end before it begins or outside the flat array.
     """
-    escapes = np.empty(len(values), np.int64)
-    found = _compiled(_encode_rows)((indptr, genes), values, (codes, escapes), sums)
-    return np.array([found], np.int64) if found < 0 else escapes[:found].copy()
+    return int(compiled(_locate)(rows, offsets, limits, place))
+
+
+def all_seen(starts: Array, indptr: Array, seen: Array, items_per_chunk: int) -> bool:
+    """Say whether every chunk that rows lie in is marked; False for rows outside the file.
+
+    Args:
+        starts: int64 [n], the first item of each row.
+        indptr: int64 [n + 1], differences are the numbers of items.
+        seen: uint8 [chunks], not 0 where a chunk is known to be good.
+        items_per_chunk: of the file.
+    """
+    return bool(compiled(_all_seen)(starts, indptr, seen, items_per_chunk))
 
 
 def gather_rows(starts: Array, indptr: Array, source: Array, out: Array) -> None:
@@ -50,7 +60,30 @@ def gather_rows(starts: Array, indptr: Array, source: Array, out: Array) -> None
         source: [nnz of the store], within which every row must lie.
         out: [nnz of the batch], filled.
     """
-    _compiled(_copy_rows)(starts, indptr, source, out)
+    compiled(_copy_rows)(starts, indptr, source, out)
+
+
+def unpack_rows(
+    packed: Array,
+    place: tuple[Array, Array, Array],
+    num_genes: int,
+    out: tuple[Array, Array],
+) -> int:
+    """Decode rows of the packed layout (see `block_encoding.pack_rows`).
+
+    Args:
+        packed: uint8 [bytes].
+        place: int64 [n] each row's first byte, int64 [n + 1] its number of bytes as differences,
+            int64 [n + 1] where it goes in `out`; the ranges must lie within the arrays.
+        num_genes: positions must be below it.
+        out: filled: genes, unsigned [nnz], and counts, uint16 or uint32 [nnz], where 65,535 stands
+            for that and more.
+
+    Returns:
+        -1, or the position in the batch of the first row that does not decode: its bytes end too
+        early or too late, or a gene is out of range.
+    """
+    return int(compiled(_unpack)(packed, place, num_genes, out))
 
 
 def patch_escapes(
@@ -65,7 +98,7 @@ def patch_escapes(
         counts: uint32 [e], their counts.
         out: uint32 [nnz of the batch], changed in place.
     """
-    _compiled(_patch_rows)(starts, indptr, positions, counts, out)
+    compiled(_patch_rows)(starts, indptr, positions, counts, out)
 
 
 def mark_top(indptr: Array, values: Array, limit: int) -> Array:
@@ -81,44 +114,107 @@ def mark_top(indptr: Array, values: Array, limit: int) -> Array:
     """
     keep = np.ones(len(values), np.bool_)
     loop = _mark_rows if values.dtype.kind == "f" else _mark_count_rows
-    _compiled(loop)(indptr, values, limit, keep)
+    compiled(loop)(indptr, values, limit, keep)
     return keep
 
 
-def _encode_rows(
-    structure: tuple[Array, Array],
-    values: Array,
-    coded: tuple[Array, Array],
-    sums: tuple[Array, Array, Array],
+def _locate(
+    rows: Array, offsets: Array, limits: tuple[int, int], place: tuple[Array, Array]
 ) -> int:
-    indptr, genes = structure
-    codes, escapes = coded
-    gene_sums, gene_detection, cell_sums = sums
-    num_escapes = 0
-    for row in range(indptr.size - 1):
-        begin = indptr[row]
-        row_genes = genes[begin : indptr[row + 1]]
-        row_values = values[begin : indptr[row + 1]]
-        row_codes = codes[begin : indptr[row + 1]]
-        total = np.int64(0)
-        for entry in range(row_values.size):
-            value = row_values[entry]
-            if not (value >= 1 and value <= 4294967295):
-                return -1 - (begin + entry)
-            count = np.int64(value)
-            if count != value:
-                return -1 - (begin + entry)
-            if count < 255:
-                row_codes[entry] = count
-            else:
-                row_codes[entry] = 255
-                escapes[num_escapes] = begin + entry
-                num_escapes += 1
-            total += count
-            gene_sums[row_genes[entry]] += count
-            gene_detection[row_genes[entry]] += 1
-        cell_sums[row] = total
-    return num_escapes
+    starts, indptr = place
+    num_cells, num_entries = limits
+    indptr[0] = 0
+    total = np.int64(0)
+    for index in range(rows.size):
+        row = rows[index]
+        if row < 0 or row >= num_cells:
+            return 1
+        start = offsets[row]
+        end = offsets[row + 1]
+        if start < 0 or end < start or end > num_entries:
+            return 2
+        starts[index] = start
+        total += end - start
+        indptr[index + 1] = total
+    return 0
+
+
+def _all_seen(starts: Array, indptr: Array, seen: Array, items_per_chunk: int) -> bool:
+    for row in range(starts.size):
+        length = indptr[row + 1] - indptr[row]
+        if length > 0:
+            first = starts[row] // items_per_chunk
+            last = (starts[row] + length - 1) // items_per_chunk
+            if first < 0 or last >= seen.size:
+                return False
+            for chunk in range(first, last + 1):
+                if seen[chunk] == 0:
+                    return False
+    return True
+
+
+def _unpack(  # noqa: PLR0912 (one row, front to back: splitting it would pass arrays around)
+    packed: Array,
+    place: tuple[Array, Array, Array],
+    num_genes: int,
+    out: tuple[Array, Array],
+) -> int:
+    begins, lengths, indptr = place
+    genes, counts = out
+    for row in range(begins.size):
+        data = packed[begins[row] : begins[row] + lengths[row + 1] - lengths[row]]
+        row_genes = genes[indptr[row] : indptr[row + 1]]
+        row_counts = counts[indptr[row] : indptr[row + 1]]
+        size = row_genes.size
+        fixed = size + (size + 1) // 2
+        if data.size < fixed:
+            return row
+        gaps = data[:size]
+        nibbles = data[size:fixed]
+        wide = 0
+        for entry in range(size):
+            wide += gaps[entry] == 255
+        tail = fixed
+        gene = np.int64(-1)
+        if wide == 0:
+            for entry in range(size):
+                gene += np.int64(gaps[entry]) + 1
+                row_genes[entry] = gene
+        else:
+            if data.size < fixed + 4 * wide:
+                return row
+            for entry in range(size):
+                gap = np.int64(gaps[entry])
+                if gap == 255:
+                    gap = (
+                        np.int64(data[tail])
+                        | (np.int64(data[tail + 1]) << 8)
+                        | (np.int64(data[tail + 2]) << 16)
+                        | (np.int64(data[tail + 3]) << 24)
+                    )
+                    tail += 4
+                gene += gap + 1
+                row_genes[entry] = gene
+        # Gaps are not negative: the last gene is the largest, so this bounds all of them.
+        if gene >= num_genes:
+            return row
+        for pair in range(size // 2):
+            both = nibbles[pair]
+            row_counts[2 * pair] = both & 15
+            row_counts[2 * pair + 1] = both >> 4
+        if size % 2:
+            row_counts[size - 1] = nibbles[size // 2] & 15
+        large = 0
+        for entry in range(size):
+            large += row_counts[entry] == 15
+        if data.size != tail + 2 * large:
+            return row
+        if large:
+            for entry in range(size):
+                if row_counts[entry] == 15:
+                    row_counts[entry] = np.int64(data[tail]) | (np.int64(data[tail + 1]) << 8)
+                    tail += 2
+    return -1
 
 
 def _copy_rows(starts: Array, indptr: Array, source: Array, out: Array) -> None:
@@ -191,14 +287,3 @@ def _mark_count_rows(indptr: Array, values: Array, limit: int, keep: Array) -> N
             tie = (count == lowest_kept) & (room > 0)
             row_keep[entry] = tie | (count > lowest_kept)
             room -= np.int64(tie)
-
-
-@cache
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the machine code of a loop (made for each combination of types at its first call)."""
-    import numba
-
-    try:
-        return numba.njit(nogil=True, cache=True)(loop)
-    except RuntimeError:  # No folder to cache in (read-only installation, no home folder).
-        return numba.njit(nogil=True)(loop)

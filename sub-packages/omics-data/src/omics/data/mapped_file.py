@@ -2,8 +2,9 @@
 
 - The size is compared with the manifest before mapping: a mapped file that is too short would
   kill the process at the first access beyond its end.
-- A chunk is hashed and checked for structure (`check`) when it is first touched; a bytearray
-  remembers which ones are known to be good. Two threads may check the same chunk: harmless.
+- A chunk is hashed and checked for structure (`check`) when it is first touched; a map remembers
+  which ones are known to be good (see `seen_chunks`). Two threads or processes may check the same
+  chunk: harmless.
 - Files are opened without blocking, and only regular ones: a FIFO in their place cannot hang us.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import xxhash
 
 from omics.data.errors import ResourceError
+from omics.data.gather import all_seen
 from omics.data.store_format import ITEM_BYTES, damaged
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class MappedFile:
         checksums: uint64 [number of chunks].
         verify: `first` checks a chunk when it is first touched, `always` at every touch, `off`
             leaves the checksums out (the structure is still checked at first touch).
+        seen: uint8 [number of chunks], not 0 where a chunk is known to be good.
         check: takes the items of one chunk and returns what is wrong with them, or None.
 
     Raises:
@@ -59,6 +62,7 @@ class MappedFile:
         seed: int,
         checksums: Array,
         verify: str,
+        seen: Array,
         check: Callable[[Array], str | None] | None = None,
     ) -> None:
         self.path = path
@@ -75,9 +79,20 @@ class MappedFile:
         self._hashing = verify != "off"
         self._always = verify == "always"
         self._check = check
-        self._good = bytearray(self.num_chunks)
-        self._good_view = np.frombuffer(self._good, np.uint8)
-        self._all_good = False
+        self._seen = seen
+        self._all_seen = False
+        self._items_per_chunk = chunk_bytes // self._item_bytes
+
+    def rows_seen(self, starts: Array, indptr: Array) -> bool:
+        """Say whether all chunks that rows lie in are known to be good, without checking any.
+
+        Args:
+            starts: int64 [n], the first item of each row.
+            indptr: int64 [n + 1], differences are the numbers of items.
+        """
+        if self._always:
+            return False
+        return self._all_seen or all_seen(starts, indptr, self._seen, self._items_per_chunk)
 
     def touch(self, begins: Array, ends: Array) -> None:
         """Check the chunks that hold some ranges of items, unless they are known to be good.
@@ -89,7 +104,7 @@ class MappedFile:
         Raises:
             CorruptStoreError: a chunk is damaged; the message names it.
         """
-        if self._all_good:
+        if self._all_seen:
             return
         filled = ends > begins
         if not filled.all():
@@ -98,22 +113,15 @@ class MappedFile:
             return
         first = begins * self._item_bytes // self._chunk_bytes
         last = (ends * self._item_bytes - 1) // self._chunk_bytes
-        if (
-            not self._always
-            and self._good_view[first].all()
-            and self._good_view[last].all()
-            and (last - first <= 1).all()
-        ):
-            return
         lengths = last - first + 1
         ends_before = np.cumsum(lengths) - lengths
         chunks = np.unique(np.arange(lengths.sum()) + np.repeat(first - ends_before, lengths))
         if not self._always:
-            chunks = chunks[self._good_view[chunks] == 0]
+            chunks = chunks[self._seen[chunks] == 0]
         for chunk in chunks.tolist():
             self.check_chunk(chunk)
         if not self._always:
-            self._all_good = bool(self._good_view.all())
+            self._all_seen = bool(self._seen.all())
 
     def touch_all(self) -> Array:
         """Check every chunk that is not known to be good and return all items.
@@ -121,7 +129,7 @@ class MappedFile:
         Raises:
             CorruptStoreError: a chunk is damaged; the message names it.
         """
-        if not self._all_good:
+        if not self._all_seen:
             self.touch(np.zeros(1, np.int64), np.array([len(self.array)], np.int64))
         return self.array
 
@@ -146,7 +154,7 @@ class MappedFile:
             wrong = self._check(self.array[begin // self._item_bytes : end // self._item_bytes])
             if wrong is not None:
                 raise damaged(self.path, f"{wrong} in chunk {chunk} ({begin}-{end})")
-        self._good[chunk] = 1
+        self._seen[chunk] = 1
 
     def reader(self) -> io.BufferedIOBase:
         """Return a file object over the checked bytes."""

@@ -10,42 +10,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.data.batch_buffers import BatchBuffers
 from omics.data.cell_batch import CellBatch
 from omics.data.errors import (
     CorruptStoreError,
     InputDataError,
     MissingPathError,
     OmicsError,
+    UnknownNameError,
     UsageError,
     nearest,
 )
 from omics.data.frame_file import FrameTable
-from omics.data.gather import gather_rows, patch_escapes
+from omics.data.gather import (
+    LOCATED,
+    OFFSETS_DAMAGED,
+    gather_rows,
+    locate_rows,
+    patch_escapes,
+    unpack_rows,
+)
 from omics.data.genes import GeneTable
 from omics.data.mapped_file import VERIFY_MODES, MappedFile, map_file, read_small
-from omics.data.row_statistics import sums_by_cell, sums_by_gene
+from omics.data.seen_chunks import private_map, shared_map
 from omics.data.store_format import (
     CHECKSUMS_NAME,
-    COUNTS,
     CURRENT_NAME,
-    ESCAPE,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    PACKED,
     Manifest,
     damaged,
     file_seed,
+    gene_dtype,
     generation_name,
     parse_current,
 )
+from omics.data.store_verification import VerifyReport, verify_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +66,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ObsTable = FrameTable
 
-_VERIFY_ENTRIES = 4 * 1024 * 1024
+_CHECK_ITEMS = 4 * 1024 * 1024
 
 
 class RowError(OmicsError, IndexError):
@@ -64,29 +74,6 @@ class RowError(OmicsError, IndexError):
 
     code = "row"
     exit_code = UsageError.exit_code
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
-    """What a full check has covered (it raises when something is wrong).
-
-    Attributes:
-        generation: that was checked.
-        num_files: files checked, with the manifest and `CURRENT`.
-        num_bytes: their total size.
-        num_chunks: checksummed chunks.
-        extra_files: names in the generation's folder that no manifest lists; harmless.
-    """
-
-    generation: int
-    num_files: int
-    num_bytes: int
-    num_chunks: int
-    extra_files: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain JSON."""
-        return {**asdict(self), "extra_files": list(self.extra_files)}
 
 
 def open_store(path: str | os.PathLike[str], *, verify: str = "first") -> CellStore:
@@ -167,16 +154,20 @@ class CellStore:
         if self._manifest.generation != generation:
             raise damaged(self._folder / MANIFEST_NAME, "belongs to another generation")
         self._checksums = self._read_checksums()
+        self._two_each = np.zeros(0, np.int64)
         self._files = self._map_files()
         manifest = self._manifest
         self.obs = FrameTable(self._files["obs.parquet"], manifest.n_cells)
         self._var = FrameTable(self._files["var.parquet"], manifest.n_genes)
         self._offsets = self._files["offsets.bin"]
-        self._genes = self._files["genes.bin"]
-        self._values = self._files[manifest.value_file]
-        self._count_dtype = np.dtype(
-            np.uint32 if manifest.has_escapes else manifest.files[manifest.value_file].dtype
-        )
+        self._packed = manifest.layout == PACKED
+        if manifest.has_escapes:
+            self._count_dtype = np.dtype(np.uint32)
+        elif manifest.value_file is None:
+            self._count_dtype = np.dtype(np.uint16)
+        else:
+            self._count_dtype = np.dtype(manifest.files[manifest.value_file].dtype)
+        self._gene_dtype = np.dtype(gene_dtype(manifest.n_genes))
 
     def _read_checksums(self) -> Array:
         size = self._manifest.files[CHECKSUMS_NAME].size
@@ -190,9 +181,15 @@ class CellStore:
             raise damaged(self._folder / name, "does not match its digest in the manifest")
 
     def _map_files(self) -> dict[str, MappedFile]:
+        names = self._manifest.checksummed_files()
+        seen = private_map(len(self._checksums))
+        if self._verify == "first":
+            with contextlib.suppress(OSError):  # A file that is missing is reported below.
+                seen = shared_map(self.digest, [self._folder / name for name in names], len(seen))
+        self._seen = seen
         files = {}
         begin = 0
-        for name in self._manifest.checksummed_files():
+        for name in names:
             entry = self._manifest.files[name]
             end = begin + self._manifest.num_chunks(name)
             files[name] = MappedFile(
@@ -203,6 +200,7 @@ class CellStore:
                 seed=file_seed(self._manifest.store_uuid, self.generation, name),
                 checksums=self._checksums[begin:end],
                 verify=self._verify,
+                seen=seen[begin:end],
                 check=self._structure_check(name),
             )
             begin = end
@@ -220,6 +218,11 @@ class CellStore:
             inside = offsets[0] >= 0 and offsets[-1] <= num_entries
             return None if rising and inside else "holds offsets that decrease or are out of range"
 
+        def check_packed_offsets(offsets: Array) -> str | None:
+            rising = bool((offsets[1:] >= offsets[:-1]).all())
+            inside = offsets[0] >= 0 and offsets[-1] <= self._manifest.files["packed.bin"].size
+            return None if rising and inside else "holds offsets that decrease or are out of range"
+
         def check_positions(positions: Array) -> str | None:
             rising = bool((positions[1:] > positions[:-1]).all())
             inside = positions[0] >= 0 and positions[-1] < num_entries
@@ -227,7 +230,9 @@ class CellStore:
 
         checks: dict[str, Callable[[Array], str | None]] = {
             "genes.bin": check_genes,
+            "rank_genes.bin": check_genes,
             "offsets.bin": check_offsets,
+            "packed_offsets.bin": check_packed_offsets,
             "escape_positions.bin": check_positions,
         }
         return checks.get(name)
@@ -306,12 +311,34 @@ class CellStore:
         """Return int64 [g], the number of cells that have an entry of each gene."""
         return self._files["gene_detection.bin"].touch_all()
 
-    def take(self, rows: Sequence[int] | Array, *, obs: Sequence[str] = ()) -> CellBatch:
+    def gene_medians(self) -> Array:
+        """Return float64 [g], the median of each gene's values where it has one, 0 if nowhere."""
+        return self._files["gene_medians.bin"].touch_all()
+
+    @property
+    def layout(self) -> str:
+        """`plain` or `packed`."""
+        return self._manifest.layout
+
+    @property
+    def rank_digest(self) -> str | None:
+        """Of the medians behind the rank view (`store_format.rank_digest`); None without one."""
+        return self._manifest.rank_digest
+
+    def take(
+        self,
+        rows: Sequence[int] | Array,
+        *,
+        obs: Sequence[str] = (),
+        buffers: BatchBuffers | None = None,
+    ) -> CellBatch:
         """Return some cells.
 
         Args:
             rows: integers [n] from 0 to len - 1, in any order; may repeat.
             obs: columns of obs to bring along.
+            buffers: memory for the result, which holds until the buffers are used again; by
+                default every batch has memory of its own.
 
         Returns:
             The cells in the order of `rows`; counts always of `count_dtype`.
@@ -323,19 +350,16 @@ class CellStore:
             CorruptStoreError: a touched chunk is damaged.
         """
         cells = self._checked_rows(rows)
-        self._offsets.touch(cells, cells + 2)
-        starts = self._offsets.array[cells]
-        ends = self._offsets.array[cells + 1]
-        if len(cells) and not self._in_range(starts, ends):
-            raise damaged(self._offsets.path, "holds offsets that decrease or are out of range")
-        indptr = np.zeros(len(cells) + 1, np.int64)
-        np.cumsum(ends - starts, out=indptr[1:])
-        self._genes.touch(starts, ends)
-        self._values.touch(starts, ends)
-        genes = np.empty(indptr[-1], self._genes.array.dtype)
-        counts = np.empty(indptr[-1], self._count_dtype)
-        gather_rows(starts, indptr, self._genes.array, genes)
-        gather_rows(starts, indptr, self._values.array, counts)
+        memory = BatchBuffers() if buffers is None else buffers
+        starts, indptr = self._locate(cells, memory, self._offsets, self.num_entries)
+        size = int(indptr[-1])
+        genes = memory.array("genes", size, self._gene_dtype)
+        counts = memory.array("counts", size, self._count_dtype)
+        if self._packed:
+            self._unpack(cells, memory, indptr, (genes, counts))
+        else:
+            self._copy("genes.bin", starts, indptr, genes)
+            self._copy(self._manifest.value_file or "", starts, indptr, counts)
         if self._manifest.has_escapes:
             positions = self._escape_positions()
             large = self._files["escape_counts.bin"].touch_all()
@@ -349,9 +373,76 @@ class CellStore:
             obs={name: self.obs[name][cells] for name in obs},
         )
 
-    def _in_range(self, starts: Array, ends: Array) -> bool:
-        ordered = bool((ends >= starts).all())
-        return ordered and int(starts.min()) >= 0 and int(ends.max()) <= self.num_entries
+    def take_ranked(
+        self, rows: Sequence[int] | Array, *, buffers: BatchBuffers | None = None
+    ) -> tuple[Array, Array]:
+        """Return the genes of some cells in descending order of count / median.
+
+        Args:
+            rows: as in `take`.
+            buffers: as in `take`.
+
+        Returns:
+            indptr int64 [n + 1], and gene positions [nnz]: those without a median come last.
+
+        Raises:
+            UnknownNameError: the store has no rank view.
+        """
+        if self._manifest.rank_digest is None:
+            raise UnknownNameError(
+                f"{self.path} has no rank view. Convert it with a table of medians (--rank-medians)."
+            )
+        cells = self._checked_rows(rows)
+        memory = BatchBuffers() if buffers is None else buffers
+        starts, indptr = self._locate(cells, memory, self._offsets, self.num_entries)
+        genes = memory.array("genes", int(indptr[-1]), self._gene_dtype)
+        self._copy("rank_genes.bin", starts, indptr, genes)
+        return indptr, genes
+
+    def _locate(
+        self, cells: Array, memory: BatchBuffers, file: MappedFile, limit: int
+    ) -> tuple[Array, Array]:
+        """Return where rows begin in a file of offsets, and their indptr; chunks are checked."""
+        starts = memory.array(f"starts {file.path.name}", len(cells), np.int64)
+        indptr = memory.array(f"indptr {file.path.name}", len(cells) + 1, np.int64)
+        if not file.rows_seen(cells, self._pairs(len(cells))):
+            inside = cells[(cells >= 0) & (cells < len(self))]
+            file.touch(inside, inside + 2)
+        limits = (len(self), limit)
+        found = locate_rows(cells, file.array, limits, (starts, indptr))
+        if found == OFFSETS_DAMAGED:
+            raise damaged(file.path, "holds offsets that decrease or are out of range")
+        if found != LOCATED:
+            outside = cells[(cells < 0) | (cells >= len(self))][0]
+            raise RowError(
+                f"Row {outside} is outside {self.path}, which has {len(self)} cells "
+                f"(rows 0 to {len(self) - 1}; negative rows are not allowed)."
+            )
+        return starts, indptr
+
+    def _pairs(self, num_rows: int) -> Array:
+        """Return an indptr of rows of two items each, as an offset and the next are one row."""
+        if len(self._two_each) <= num_rows:
+            self._two_each = 2 * np.arange(2 * num_rows + 1, dtype=np.int64)
+        return self._two_each[: num_rows + 1]
+
+    def _copy(self, name: str, starts: Array, indptr: Array, out: Array) -> None:
+        file = self._files[name]
+        if not file.rows_seen(starts, indptr):
+            file.touch(starts, starts + np.diff(indptr))
+        gather_rows(starts, indptr, file.array, out)
+
+    def _unpack(
+        self, cells: Array, memory: BatchBuffers, indptr: Array, out: tuple[Array, Array]
+    ) -> None:
+        file = self._files["packed.bin"]
+        offsets = self._files["packed_offsets.bin"]
+        begins, lengths = self._locate(cells, memory, offsets, file.size)
+        if not file.rows_seen(begins, lengths):
+            file.touch(begins, begins + np.diff(lengths))
+        bad = unpack_rows(file.array, (begins, lengths, indptr), self.shape[1], out)
+        if bad >= 0:
+            raise damaged(file.path, f"does not decode at cell {cells[bad]}")
 
     def _checked_rows(self, rows: Sequence[int] | Array) -> Array:
         """Return rows as int64 of its own memory."""
@@ -360,12 +451,6 @@ class CellStore:
             raise UsageError(
                 f"Rows must be a one-dimensional array of integers, not {given.dtype} of "
                 f"{given.ndim} dimensions. Turn a mask into rows with numpy.flatnonzero."
-            )
-        outside = (given < 0) | (given >= len(self)) if len(given) else np.zeros(0, np.bool_)
-        if outside.any():
-            raise RowError(
-                f"Row {given[outside][0]} is outside {self.path}, which has {len(self)} cells "
-                f"(rows 0 to {len(self) - 1}; negative rows are not allowed)."
             )
         return np.array(given, dtype=np.int64)
 
@@ -380,7 +465,7 @@ class CellStore:
     @cached_property
     def _escapes_ascend(self) -> bool:
         positions = self._files["escape_positions.bin"].array
-        step = _VERIFY_ENTRIES
+        step = _CHECK_ITEMS
         pieces = (positions[begin : begin + step + 1] for begin in range(0, len(positions), step))
         return all(bool((piece[1:] > piece[:-1]).all()) for piece in pieces)
 
@@ -427,7 +512,10 @@ class CellStore:
                 self._check_digest(name, file.array.data)
             for chunk in range(file.num_chunks):
                 file.check_chunk(chunk, hashing=True)
-        self._verify_content()
+        self._all_offsets()
+        _ = self.genes
+        self.obs.to_pandas()
+        verify_content(self, self._files)
         present = {each.name for each in self._folder.iterdir()} if self._folder.exists() else set()
         return VerifyReport(
             generation=self.generation,
@@ -437,49 +525,16 @@ class CellStore:
             extra_files=tuple(sorted(present - set(manifest.files) - {MANIFEST_NAME})),
         )
 
-    def _verify_content(self) -> None:
-        """Check what checksums cannot: that the files agree with each other."""
-        self._all_offsets()
-        _ = self.genes
-        self.obs.to_pandas()
-        self._verify_escapes()
-        counting = self.value_kind == COUNTS
-        gene_sums = np.zeros(self.shape[1], np.int64)
-        detection = np.zeros(self.shape[1], np.int64)
-        for batch in self._row_blocks():
-            cells = batch.cell_of_entry()
-            falling = (batch.genes[1:] <= batch.genes[:-1]) & (cells[1:] == cells[:-1])
-            if falling.any():
-                row = batch.rows[cells[1:][falling][0]]
-                raise damaged(self._genes.path, f"holds genes out of order in cell {row}")
-            positions = batch.genes.astype(np.int64)
-            detection += np.bincount(positions, minlength=len(detection))
-            if counting:
-                gene_sums += sums_by_gene(positions, batch.counts, len(gene_sums))
-                sums = sums_by_cell(batch.indptr, batch.counts)
-                if (sums != self.row_sums()[batch.rows]).any():
-                    raise damaged(self._files["cell_sums.bin"].path, "does not fit the counts")
-        if counting and (gene_sums != self.gene_sums()).any():
-            raise damaged(self._files["gene_sums.bin"].path, "does not fit the counts")
-        if (detection != self.gene_detection()).any():
-            raise damaged(self._files["gene_detection.bin"].path, "does not fit the matrix")
+    def blocks(self, max_entries: int = 4 * 1024 * 1024) -> Iterator[CellBatch]:
+        """Yield all cells in order, in blocks of bounded size.
 
-    def _verify_escapes(self) -> None:
-        if "escape_counts.bin" not in self._files:
-            return
-        positions = self._escape_positions()
-        codes = self._values.array
-        marked = int(np.count_nonzero(codes == ESCAPE))
-        large = self._files["escape_counts.bin"].array
-        if marked != len(positions) or (codes[positions] != ESCAPE).any() or (large < ESCAPE).any():
-            raise damaged(self._values.path, f"has {marked} escapes for {len(positions)} positions")
-
-    def _row_blocks(self) -> Iterator[CellBatch]:
-        """Yield all cells in order, in blocks of bounded size."""
-        offsets = self._offsets.array
+        Args:
+            max_entries: of a block (a larger cell is a block of its own).
+        """
+        offsets = self._all_offsets()
         begin = 0
         while begin < len(self):
-            limit = int(offsets[begin]) + _VERIFY_ENTRIES
+            limit = int(offsets[begin]) + max_entries
             fitting = int(np.searchsorted(offsets, limit, side="right")) - 1
             end = min(max(fitting, begin + 1), len(self))
             yield self.take(np.arange(begin, end))

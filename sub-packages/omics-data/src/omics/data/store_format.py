@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
 FORMAT_NAME = "omics-store"
 FORMAT_VERSION = 1
 NEEDS = "omics-data>=0.1.0"
@@ -35,6 +39,9 @@ MAX_COUNT = 2**32 - 1
 
 COUNTS = "counts"
 FLOATS = "float"
+PLAIN = "plain"
+PACKED = "packed"
+LAYOUTS = (PLAIN, PACKED)
 
 ITEM_BYTES = {
     "uint8": 1,
@@ -102,6 +109,8 @@ class Manifest:
         n_genes: columns.
         nnz: stored entries.
         value_kind: `counts` or `float`.
+        layout: `plain` or `packed`.
+        rank_digest: of the medians that `rank_genes.bin` is sorted by; None without that file.
         gene_digest: of the gene ids, see `omics.data.genes`.
         chunk_bytes: of the checksummed chunks.
         files: every file of the generation except the manifest itself.
@@ -115,6 +124,8 @@ class Manifest:
     n_genes: int
     nnz: int
     value_kind: str
+    layout: str
+    rank_digest: str | None
     gene_digest: str
     chunk_bytes: int
     files: dict[str, FileEntry]
@@ -122,9 +133,9 @@ class Manifest:
     written_by: str
 
     @property
-    def value_file(self) -> str:
-        """The name of the file that holds one value per entry."""
-        return value_file(self.value_kind)
+    def value_file(self) -> str | None:
+        """The name of the file that holds one value per entry; None in the packed layout."""
+        return None if self.layout == PACKED else value_file(self.value_kind)
 
     @property
     def has_escapes(self) -> bool:
@@ -150,6 +161,8 @@ class Manifest:
                 "n_genes": self.n_genes,
                 "nnz": self.nnz,
                 "value_kind": self.value_kind,
+                "layout": self.layout,
+                "rank_digest": self.rank_digest,
                 "gene_digest": self.gene_digest,
                 "chunk_bytes": self.chunk_bytes,
                 "files": files,
@@ -185,6 +198,8 @@ class Manifest:
             n_genes=fields.count("n_genes"),
             nnz=fields.count("nnz"),
             value_kind=fields.take("value_kind", str),
+            layout=fields.take("layout", str),
+            rank_digest=fields.optional("rank_digest", _HEX_64),
             gene_digest=fields.matching("gene_digest", _HEX_64),
             chunk_bytes=fields.count("chunk_bytes"),
             files={name: _file_entry(name, files[name], path) for name in files},
@@ -199,19 +214,23 @@ class Manifest:
         """Refuse a manifest whose parts do not fit each other."""
         if self.value_kind not in {COUNTS, FLOATS}:
             raise damaged(path, f"says value_kind {self.value_kind!r}")
+        if self.layout not in LAYOUTS or (self.layout == PACKED and self.value_kind != COUNTS):
+            raise damaged(path, f"says layout {self.layout!r} of {self.value_kind}")
         if self.chunk_bytes < 8 or self.chunk_bytes % 8 or self.generation < 1:
             raise damaged(path, "says an impossible chunk size or generation")
-        if self.value_file not in self.files:
+        if self.value_file is not None and self.value_file not in self.files:
             raise damaged(path, f"does not list {self.value_file}")
-        escapes = self.files.get("escape_counts.bin", FileEntry("uint32", 0)).num_items
-        value_dtype = self.files[self.value_file].dtype
+        none = FileEntry("uint32", 0)
         layout = data_layout(
             n_cells=self.n_cells,
             n_genes=self.n_genes,
             nnz=self.nnz,
             value_kind=self.value_kind,
-            value_dtype=value_dtype,
-            num_escapes=escapes,
+            layout=self.layout,
+            ranked=self.rank_digest is not None,
+            value_dtype=None if self.value_file is None else self.files[self.value_file].dtype,
+            num_escapes=self.files.get("escape_counts.bin", none).num_items,
+            packed_bytes=self.files.get("packed.bin", none).size,
         )
         expected = {*layout, "obs.parquet", "var.parquet", CHECKSUMS_NAME}
         if expected != set(self.files):
@@ -248,7 +267,16 @@ def gene_dtype(n_genes: int) -> str:
 
 
 def data_layout(
-    *, n_cells: int, n_genes: int, nnz: int, value_kind: str, value_dtype: str, num_escapes: int
+    *,
+    n_cells: int,
+    n_genes: int,
+    nnz: int,
+    value_kind: str,
+    layout: str,
+    ranked: bool,
+    value_dtype: str | None,
+    num_escapes: int,
+    packed_bytes: int,
 ) -> dict[str, tuple[str, int]]:
     """Return the binary files of a generation with their types and numbers of items.
 
@@ -257,26 +285,46 @@ def data_layout(
         n_genes: columns.
         nnz: stored entries.
         value_kind: `counts` or `float`.
-        value_dtype: `uint8` (with escapes), `uint16`, `uint32`, or `float32` for floats.
+        layout: `plain` or `packed`.
+        ranked: whether there is a rank view.
+        value_dtype: of the plain layout: `uint8` (with escapes), `uint16`, `uint32`, or `float32`.
         num_escapes: how many counts live in the escape table.
+        packed_bytes: size of `packed.bin`.
 
     Returns:
         `{file name: (dtype, number of items)}`, without `checksums.bin` and the Parquet files.
     """
-    allowed = ("uint8", "uint16", "uint32") if value_kind == COUNTS else ("float32",)
     sum_dtype = "int64" if value_kind == COUNTS else "float64"
-    layout = {
+    files = {
         "offsets.bin": ("int64", n_cells + 1),
-        "genes.bin": (gene_dtype(n_genes), nnz),
-        value_file(value_kind): (value_dtype if value_dtype in allowed else allowed[-1], nnz),
         "cell_sums.bin": (sum_dtype, n_cells),
         "gene_sums.bin": (sum_dtype, n_genes),
         "gene_detection.bin": ("int64", n_genes),
+        "gene_medians.bin": ("float64", n_genes),
     }
-    if value_dtype == "uint8":
-        layout["escape_positions.bin"] = ("int64", num_escapes)
-        layout["escape_counts.bin"] = ("uint32", num_escapes)
-    return layout
+    if layout == PACKED:
+        files["packed.bin"] = ("uint8", packed_bytes)
+        files["packed_offsets.bin"] = ("int64", n_cells + 1)
+    else:
+        allowed = ("uint8", "uint16", "uint32") if value_kind == COUNTS else ("float32",)
+        files["genes.bin"] = (gene_dtype(n_genes), nnz)
+        known = value_dtype if value_dtype in allowed else allowed[-1]
+        files[value_file(value_kind)] = (known, nnz)
+    if layout == PACKED or value_dtype == "uint8":
+        files["escape_positions.bin"] = ("int64", num_escapes)
+        files["escape_counts.bin"] = ("uint32", num_escapes)
+    if ranked:
+        files["rank_genes.bin"] = (gene_dtype(n_genes), nnz)
+    return files
+
+
+def rank_digest(medians: Array) -> str:
+    """Return the digest of the medians that a rank view is sorted by.
+
+    Args:
+        medians: float64 [genes of the store], 0 for a gene without a median.
+    """
+    return hashlib.sha256(medians.astype("<f8").tobytes()).hexdigest()
 
 
 def file_seed(store_uuid: str, generation: int, name: str) -> int:
@@ -366,6 +414,11 @@ class _Fields:
         if not pattern.fullmatch(value):
             raise damaged(self._path, f"says {key} {value[:80]!r}")
         return value
+
+    def optional(self, key: str, pattern: re.Pattern[str]) -> str | None:
+        if key in self._rest and self._rest[key] is None:
+            return self._rest.pop(key)
+        return self.matching(key, pattern)
 
     def refuse_rest(self, allowed: set[str]) -> None:
         rest = sorted(set(self._rest) - allowed)

@@ -5,35 +5,52 @@
 - Every block is checked whatever its source claims: what is in a store can be trusted.
 - Nothing has its final name before `finish`: the generation is built in a temporary folder,
   fsynced, renamed, and becomes visible when `CURRENT` is swapped, the last step.
+- With a `resume_key`, `checkpoint` makes what was written durable and notes how far it is: after a
+  crash or an interruption the next writer with the same key goes on from there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import re
-import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import xxhash
 
 from omics.data.atomic_files import (
     LOCK_NAME,
     fsync_folder,
     fsync_tree,
-    remove_path,
     write_bytes,
     writer_lock,
 )
-from omics.data.errors import ExistingPathError, InputDataError, OmicsError, UsageError
+from omics.data.block_checks import (
+    BlockError,
+    check_genes,
+    checked_structure,
+    compilable,
+    compilable_genes,
+)
+from omics.data.block_encoding import (
+    HAS_ZEROS,
+    NOT_ASCENDING,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    PACKED_ESCAPE,
+    encode_counts,
+    inspect_rows,
+    pack_rows,
+    rank_rows,
+)
+from omics.data.checksummed_file import ChecksummedFile
+from omics.data.errors import InputDataError, UsageError, nearest
 from omics.data.frame_file import write_frame
-from omics.data.gather import encode_counts
+from omics.data.gather import patch_escapes, unpack_rows
+from omics.data.gene_statistics import CountStatistics, collected_medians
+from omics.data.generation_folder import next_generation, refuse_foreign, remove_leftovers
 from omics.data.genes import GeneTable
-from omics.data.mapped_file import read_small
 from omics.data.row_statistics import sums_by_cell, sums_by_gene
 from omics.data.store_format import (
     CHECKSUMS_NAME,
@@ -41,20 +58,27 @@ from omics.data.store_format import (
     COUNTS,
     CURRENT_NAME,
     FLOATS,
+    LAYOUTS,
     MANIFEST_NAME,
     MAX_COUNT,
     MAX_MANIFEST_BYTES,
+    PACKED,
+    PLAIN,
     FileEntry,
     Manifest,
     canonical_json,
     current_line,
     data_layout,
     file_seed,
+    gene_dtype,
     generation_name,
-    parse_current,
+    rank_digest,
 )
+from omics.data.writer_journal import JOURNAL_NAME, load_journal, save_journal
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     import pandas as pd
@@ -62,27 +86,38 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_ESCAPE_SHARE = 0.05
-RECODE_ITEMS = 4 * 1024 * 1024
+REREAD_ITEMS = 4 * 1024 * 1024
 
 
 class StoreWriter:
     """Writes a new store, or a new generation of one.
 
     Use it as a context manager: `append` the cells block by block, then `finish`. Leaving the
-    block without `finish` removes everything that was written.
+    block without `finish` removes everything that was written (unless an interruption left it
+    with a checkpoint).
 
     Args:
         path: the store folder.
         genes_frame: var, one row per gene; its index holds the gene ids.
         value_kind: `counts` (whole numbers from 1 to 2**32 - 1) or `float` (kept as float32).
+        layout: `plain`, or `packed`: about half the bytes for counts, a little slower to read.
+        rank_medians: also store the genes of each cell in the order of count / median; the
+            median by gene id (genes that are not in it come last in a cell).
         overwrite: replace the store at `path`.
         provenance: where the data comes from, as plain JSON.
+        resume_key: stands for all that decides what is written; a writer with the same key goes on
+            from the last checkpoint of one that was stopped.
+
+    Attributes:
+        num_cells: appended so far, those of a continued writer included.
+        num_entries: likewise.
+        progress: what the last `checkpoint` of a continued writer was given; None for a new one.
 
     Raises:
         ExistingPathError: `path` holds a store and `overwrite` is False, or holds other things.
         StoreLockedError: another process writes there.
         InputDataError: gene ids are not unique, or a var column cannot be kept.
-        UsageError: `value_kind` or `provenance` is not as described.
+        UsageError: `value_kind`, `layout`, `rank_medians` or `provenance` is not as described.
     """
 
     def __init__(
@@ -91,11 +126,18 @@ class StoreWriter:
         *,
         genes_frame: pd.DataFrame,
         value_kind: str = COUNTS,
+        layout: str = PLAIN,
+        rank_medians: Mapping[str, float] | None = None,
         overwrite: bool = False,
         provenance: dict[str, Any] | None = None,
+        resume_key: str | None = None,
     ) -> None:
         if value_kind not in {COUNTS, FLOATS}:
             raise UsageError(f"value_kind is {value_kind!r}; it must be {COUNTS!r} or {FLOATS!r}.")
+        if layout not in LAYOUTS:
+            raise UsageError(f"There is no layout {layout!r}.{nearest(layout, LAYOUTS)}")
+        if value_kind == FLOATS and (layout == PACKED or rank_medians is not None):
+            raise UsageError("The packed layout and the rank view are for counts only.")
         self._provenance = dict(provenance or {})
         try:
             canonical_json(self._provenance)
@@ -105,14 +147,19 @@ class StoreWriter:
         self._genes = GeneTable([str(name) for name in genes_frame.index])
         self._genes_frame = genes_frame
         self._value_kind = value_kind
+        self._layout = layout
+        self._medians = None if rank_medians is None else _aligned(rank_medians, self._genes)
         self._overwrite = overwrite
+        self._resume_key = resume_key
         self._cleanup = contextlib.ExitStack()
         self._closed = True
+        self._has_checkpoint = False
         self.num_cells = 0
         self.num_entries = 0
+        self.progress: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock and begin a new generation."""
+        """Take the lock and begin a new generation, or continue one."""
         with self._cleanup:
             self._begin()
             self._cleanup = self._cleanup.pop_all()
@@ -120,30 +167,35 @@ class StoreWriter:
         return self
 
     def _begin(self) -> None:
-        _refuse_foreign(self.path, overwrite=self._overwrite)
+        refuse_foreign(self.path, overwrite=self._overwrite)
         created = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._cleanup.enter_context(writer_lock(self.path))
         if created:
             self._cleanup.callback(self._remove_store_folder)
-        _refuse_foreign(self.path, overwrite=self._overwrite)
-        self._store_uuid, self._generation = _next_generation(self.path)
+        refuse_foreign(self.path, overwrite=self._overwrite)
+        self._store_uuid, self._generation = next_generation(self.path)
         self._folder = self.path / f".{generation_name(self._generation)}.tmp"
-        _remove_leftovers(self.path)
+        self._files: dict[str, ChecksummedFile] = {}
+        self._largest = 0
+        self._statistics = CountStatistics(len(self._genes))
+        self._float_sums = np.zeros(len(self._genes), np.float64)
+        self._float_detection = np.zeros(len(self._genes), np.int64)
+        self._cleanup.callback(self._remove_unfinished)
+        if self._continue():
+            return
+        remove_leftovers(self.path)
         self._folder.mkdir()
-        self._cleanup.callback(shutil.rmtree, self._folder, ignore_errors=True)
         write_frame(self._genes_frame, self._folder / "var.parquet", "var")
-        self._files: dict[str, _ChecksummedFile] = {}
         for name, dtype in self._first_layout().items():
             self._files[name] = self._create(name, dtype)
-        self._files["offsets.bin"].write(np.zeros(1, np.int64))
-        self._largest = 0
-        self._gene_sums = np.zeros(len(self._genes), self._sum_dtype)
-        self._gene_detection = np.zeros(len(self._genes), np.int64)
+        for name in ("offsets.bin", "packed_offsets.bin"):
+            if name in self._files:
+                self._files[name].write(np.zeros(1, np.int64))
 
-    @property
-    def _sum_dtype(self) -> type[np.int64 | np.float64]:
-        return np.int64 if self._value_kind == COUNTS else np.float64
+    def _remove_unfinished(self) -> None:
+        if not self._has_checkpoint:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _first_layout(self) -> dict[str, str]:
         """Return the files that grow with every block, and their types."""
@@ -152,16 +204,94 @@ class StoreWriter:
             n_genes=len(self._genes),
             nnz=0,
             value_kind=self._value_kind,
+            layout=self._layout,
+            ranked=self._medians is not None,
             value_dtype="uint8" if self._value_kind == COUNTS else "float32",
             num_escapes=0,
+            packed_bytes=0,
         )
         return {name: dtype for name, (dtype, _) in layout.items() if not name.startswith("gene_")}
 
-    def _create(self, name: str, dtype: str) -> _ChecksummedFile:
+    def _create(self, name: str, dtype: str) -> ChecksummedFile:
         seed = file_seed(self._store_uuid, self._generation, name)
-        file = _ChecksummedFile(self._folder / name, dtype, seed)
+        file = ChecksummedFile(self._folder / name, dtype, seed, CHUNK_BYTES)
         self._cleanup.callback(file.close)
         return file
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self, progress: dict[str, Any]) -> None:
+        """Make everything appended so far durable, for a writer with the same key to go on from.
+
+        Args:
+            progress: what the caller needs to go on, as plain JSON.
+
+        Raises:
+            UsageError: the writer has no `resume_key`, or is closed.
+        """
+        if self._closed or self._resume_key is None:
+            raise UsageError(
+                _CLOSED if self._closed else "Only a writer with a resume_key resumes."
+            )
+        for file in self._files.values():
+            file.make_durable()
+        record = {
+            "key": self._resume_key,
+            "store_uuid": self._store_uuid,
+            "progress": progress,
+            "num_cells": self.num_cells,
+            "num_entries": self.num_entries,
+            "largest": self._largest,
+            "files": {name: [file.dtype, file.size] for name, file in self._files.items()},
+        }
+        arrays = {
+            f"checksums {name}": np.array(file.complete_checksums(), np.uint64)
+            for name, file in self._files.items()
+        }
+        if self._value_kind == COUNTS:
+            arrays["histogram"] = self._statistics.totals()
+            arrays["large_sums"] = self._statistics.large_sums
+        else:
+            arrays["float_sums"] = self._float_sums
+            arrays["float_detection"] = self._float_detection
+        save_journal(self._folder, record, arrays)
+        self._has_checkpoint = True
+
+    def _continue(self) -> bool:
+        """Go on from the checkpoint of a writer that was stopped; False if there is none."""
+        found = None if self._resume_key is None else load_journal(self._folder)
+        if found is None or found[0]["key"] != self._resume_key:
+            return False
+        record, arrays = found
+        self._store_uuid = record["store_uuid"]
+        try:
+            for name, (dtype, size) in record["files"].items():
+                self._files[name] = ChecksummedFile.continued(
+                    self._folder / name,
+                    dtype,
+                    file_seed(self._store_uuid, self._generation, name),
+                    CHUNK_BYTES,
+                    size=size,
+                    checksums=arrays[f"checksums {name}"].tolist(),
+                )
+                self._cleanup.callback(self._files[name].close)
+        except OSError:  # Less is there than was noted: begin anew.
+            self._files.clear()
+            return False
+        if self._value_kind == COUNTS:
+            self._statistics.restore(arrays["histogram"], arrays["large_sums"])
+        else:
+            self._float_sums = arrays["float_sums"]
+            self._float_detection = arrays["float_detection"]
+        self.num_cells = record["num_cells"]
+        self.num_entries = record["num_entries"]
+        self._largest = record["largest"]
+        self.progress = record["progress"]
+        self._has_checkpoint = True
+        remove_leftovers(self.path, keep=self._folder.name)
+        return True
+
+    # --- blocks ----------------------------------------------------------------------------------
 
     def append(self, indptr: Array, genes: Array, values: Array) -> None:
         """Add a block of cells.
@@ -179,44 +309,70 @@ class StoreWriter:
             raise UsageError(_CLOSED)
         indptr, genes, values = np.asarray(indptr), np.asarray(genes), np.asarray(values)
         try:
-            indptr = _check_structure(indptr, genes, values)
-            _check_genes(indptr, genes, len(self._genes))
-            positions = genes.astype(np.int64)
+            indptr = checked_structure(indptr, genes, values)
+            genes = compilable_genes(genes)
             if self._value_kind == COUNTS:
-                self._write_counts(indptr, positions, values)
+                self._write_counts(indptr, genes, compilable(values))
             else:
-                self._write_floats(indptr, positions, values)
-        except _BlockError as error:
+                self._write_floats(indptr, genes, values)
+        except BlockError as error:
             self._closed = True
             raise error.located(indptr, self.num_cells) from None
         self._files["offsets.bin"].write(indptr[1:] + self.num_entries)
-        self._files["genes.bin"].write(genes)
         self.num_cells += len(indptr) - 1
         self.num_entries += len(values)
 
     def _write_counts(self, indptr: Array, genes: Array, values: Array) -> None:
-        values = _compilable(values)
+        statistics = self._statistics
+        statistics.make_room(len(indptr) - 1)
+        positions = np.empty(len(values), gene_dtype(len(self._genes)))
         codes = np.empty(len(values), np.uint8)
         cell_sums = np.zeros(len(indptr) - 1, np.int64)
-        sums = (self._gene_sums, self._gene_detection, cell_sums)
-        escapes = encode_counts(indptr, genes, values, codes=codes, sums=sums)
+        sums = (statistics.histogram, statistics.large_sums, cell_sums)
+        escapes = encode_counts(indptr, genes, values, coded=(positions, codes), sums=sums)
         if len(escapes) and escapes[0] < 0:
-            entry = -1 - int(escapes[0])
-            raise _BlockError(f"{values[entry]} is not a count from 1 to {MAX_COUNT}", entry)
-        self._files["counts.bin"].write(codes)
+            raise _block_error(int(escapes[0]), genes, values, len(self._genes))
         self._files["cell_sums.bin"].write(cell_sums)
+        large = values[escapes].astype(np.uint32)
+        if self._layout == PACKED or self._medians is not None:
+            counts = codes.astype(np.uint32)
+            counts[escapes] = large
+            if self._medians is not None:
+                ranked = rank_rows(indptr, positions, counts, self._medians)
+                self._files["rank_genes.bin"].write(ranked)
+        if self._layout == PACKED:
+            ends = np.empty(len(indptr) - 1, np.int64)
+            before = self._files["packed.bin"].size
+            self._files["packed.bin"].write(pack_rows(indptr, positions, counts, ends))
+            self._files["packed_offsets.bin"].write(ends + before)
+            wide = large >= PACKED_ESCAPE
+            escapes, large = escapes[wide], large[wide]
+        else:
+            self._files["genes.bin"].write(positions)
+            self._files["counts.bin"].write(codes)
         if len(escapes):
-            large = values[escapes].astype(np.uint32)
             self._largest = max(self._largest, int(large.max()))
             self._files["escape_positions.bin"].write(escapes + self.num_entries)
             self._files["escape_counts.bin"].write(large)
 
     def _write_floats(self, indptr: Array, genes: Array, values: Array) -> None:
-        stored = _check_floats(values)
+        if values.dtype.kind not in "iufb":
+            raise BlockError(f"Values of type {values.dtype} are not numbers")
+        with np.errstate(over="ignore"):
+            stored = values.astype(np.float32)
+        wrong = HAS_ZEROS | NOT_FINITE | NOT_ASCENDING | OUT_OF_RANGE
+        if inspect_rows(indptr, genes, stored, len(self._genes)) & wrong:
+            check_genes(indptr, genes, len(self._genes))
+            entry = int(np.flatnonzero(~np.isfinite(stored) | (stored == 0))[0])
+            raise BlockError(f"{values[entry]} is not a finite float32 other than zero", entry)
+        self._files["genes.bin"].write(genes)
         self._files["values.bin"].write(stored)
         self._files["cell_sums.bin"].write(sums_by_cell(indptr, stored))
-        self._gene_sums += sums_by_gene(genes, stored, len(self._genes))
-        self._gene_detection += np.bincount(genes, minlength=len(self._genes))
+        positions = genes.astype(np.int64)
+        self._float_sums += sums_by_gene(positions, stored, len(self._genes))
+        self._float_detection += np.bincount(positions, minlength=len(self._genes))
+
+    # --- the end ---------------------------------------------------------------------------------
 
     def finish(self, obs: pd.DataFrame) -> None:
         """Write obs and everything else, then make the store visible.
@@ -234,46 +390,100 @@ class StoreWriter:
                 f"obs has {len(obs)} rows for {self.num_cells} cells in the matrix. The source "
                 "contradicts itself; mend or export it again."
             )
-        write_frame(obs, self._folder / "obs.parquet", "obs")
         self._closed = True
-        escapes = self._files.get("escape_counts.bin")
-        if escapes is not None and escapes.num_items > MAX_ESCAPE_SHARE * self.num_entries:
-            self._recode_counts()
-        for name, values in (
-            ("gene_sums.bin", self._gene_sums),
-            ("gene_detection.bin", self._gene_detection),
-        ):
+        self._has_checkpoint = False
+        (self._folder / JOURNAL_NAME).unlink(missing_ok=True)
+        write_frame(obs, self._folder / "obs.parquet", "obs")
+        for file in self._files.values():
+            file.close()
+        if self._layout == PLAIN and self._value_kind == COUNTS:
+            escapes = self._files["escape_counts.bin"].num_items
+            if escapes > MAX_ESCAPE_SHARE * self.num_entries:
+                self._recode_counts()
+        for name, values in self._gene_statistics().items():
             self._files[name] = self._create(name, str(values.dtype))
             self._files[name].write(values)
+            self._files[name].close()
         self._publish(self._write_manifest())
 
     def _recode_counts(self) -> None:
         """Replace bytes and escapes by wider counts."""
         dtype = "uint16" if self._largest < 2**16 else "uint32"
-        old = {name: self._files.pop(name) for name in _ESCAPED_FILES}
-        for file in old.values():
-            file.close()
-        positions = _read_only(old["escape_positions.bin"].path, np.int64)
-        large = _read_only(old["escape_counts.bin"].path, np.uint32)
-        codes = _read_only(old["counts.bin"].path, np.uint8)
         recoded = self._create("counts.bin.wide", dtype)
         recoded.seed = file_seed(self._store_uuid, self._generation, "counts.bin")
-        for begin in range(0, self.num_entries, RECODE_ITEMS):
-            block = codes[begin : begin + RECODE_ITEMS].astype(np.uint32)
-            first, last = np.searchsorted(positions, (begin, begin + len(block)))
-            block[positions[first:last] - begin] = large[first:last]
-            recoded.write(block)
+        old = [self._files[name] for name in _ESCAPED_FILES]
+        for _, counts in self._written_entries():
+            recoded.write(counts)
         recoded.close()
-        for file in old.values():
+        for file in old:
             file.path.unlink()
+            del self._files[file.path.name]
         recoded.rename(self._folder / "counts.bin")
         self._files["counts.bin"] = recoded
 
+    def _gene_statistics(self) -> dict[str, Array]:
+        if self._value_kind == COUNTS:
+            sums, detection = self._statistics.sums(), self._statistics.detection()
+            medians, unknown = self._statistics.medians()
+        else:
+            sums, detection = self._float_sums, self._float_detection
+            medians, unknown = np.zeros(len(self._genes), np.float64), detection > 0
+        wanted = np.flatnonzero(unknown)
+        medians[wanted] = collected_medians(wanted, detection, self._written_entries)
+        return {
+            "gene_sums.bin": sums,
+            "gene_detection.bin": detection,
+            "gene_medians.bin": medians,
+        }
+
+    def _written_entries(self) -> Iterator[tuple[Array, Array]]:
+        """Yield the genes and values of everything written, block by block, from the disk."""
+        if self._layout == PACKED:
+            yield from self._packed_entries()
+            return
+        genes = self._mapped("genes.bin")
+        values = self._mapped("values.bin" if self._value_kind == FLOATS else "counts.bin")
+        escaped = "escape_counts.bin" in self._files
+        positions = self._mapped("escape_positions.bin") if escaped else None
+        for begin in range(0, self.num_entries, REREAD_ITEMS):
+            block = values[begin : begin + REREAD_ITEMS]
+            if positions is not None:
+                block = block.astype(np.uint32)
+                first, last = np.searchsorted(positions, (begin, begin + len(block)))
+                large = self._mapped("escape_counts.bin")[first:last]
+                block[positions[first:last] - begin] = large
+            yield genes[begin : begin + REREAD_ITEMS], block
+
+    def _packed_entries(self) -> Iterator[tuple[Array, Array]]:
+        offsets, bytes_at = self._mapped("offsets.bin"), self._mapped("packed_offsets.bin")
+        packed = self._mapped("packed.bin")
+        positions = self._mapped("escape_positions.bin")
+        large = self._mapped("escape_counts.bin")
+        first = 0
+        while first < self.num_cells:
+            limit = int(offsets[first]) + REREAD_ITEMS
+            last = max(first + 1, int(np.searchsorted(offsets, limit, side="right")) - 1)
+            indptr = np.asarray(offsets[first : last + 1]) - offsets[first]
+            genes = np.empty(int(indptr[-1]), gene_dtype(len(self._genes)))
+            counts = np.empty(int(indptr[-1]), np.uint32)
+            ends = np.asarray(bytes_at[first : last + 1])
+            unpack_rows(packed, (ends[:-1], ends, indptr), len(self._genes), (genes, counts))
+            patch_escapes(np.asarray(offsets[first:last]), indptr, positions, large, counts)
+            yield genes, counts
+            first = last
+
+    def _mapped(self, name: str) -> Array:
+        file = self._files[name]
+        if file.size == 0:
+            return np.zeros(0, file.dtype)
+        return np.asarray(np.memmap(file.path, np.dtype(file.dtype).newbyteorder("<"), mode="r"))
+
     def _write_manifest(self) -> str:
-        for file in self._files.values():
-            file.close()
         for name in ("obs.parquet", "var.parquet"):
-            self._files[name] = self._read_checksums(name)
+            seed = file_seed(self._store_uuid, self._generation, name)
+            self._files[name] = ChecksummedFile.of_existing(
+                self._folder / name, "parquet", seed, CHUNK_BYTES
+            )
         checksums = [self._files[name].checksums for name in sorted(self._files)]
         packed = np.array([each for file in checksums for each in file], dtype="<u8").tobytes()
         (self._folder / CHECKSUMS_NAME).write_bytes(packed)
@@ -287,6 +497,8 @@ class StoreWriter:
             n_genes=len(self._genes),
             nnz=self.num_entries,
             value_kind=self._value_kind,
+            layout=self._layout,
+            rank_digest=None if self._medians is None else rank_digest(self._medians),
             gene_digest=self._genes.digest,
             chunk_bytes=CHUNK_BYTES,
             files=entries,
@@ -298,13 +510,6 @@ class StoreWriter:
         (self._folder / MANIFEST_NAME).write_bytes(manifest)
         return hashlib.sha256(manifest).hexdigest()
 
-    def _read_checksums(self, name: str) -> _ChecksummedFile:
-        """Return the checksums of a file that another library wrote."""
-        seed = file_seed(self._store_uuid, self._generation, name)
-        file = _ChecksummedFile(self._folder / name, "parquet", seed, existing=True)
-        file.close()
-        return file
-
     def _publish(self, manifest_digest: str) -> None:
         """Make the generation durable, then visible, then remove the ones before it."""
         fsync_tree(self._folder)
@@ -312,11 +517,11 @@ class StoreWriter:
         fsync_folder(self.path)
         write_bytes(self.path / CURRENT_NAME, current_line(self._generation, manifest_digest))
         fsync_folder(self.path.resolve().parent)
-        _remove_leftovers(self.path, keep=generation_name(self._generation))
+        remove_leftovers(self.path, keep=generation_name(self._generation))
 
     def _remove_store_folder(self) -> None:
-        """Remove the folder this writer made, unless it holds a store now."""
-        if not (self.path / CURRENT_NAME).exists():
+        """Remove the folder this writer made, unless it holds a store or a checkpoint now."""
+        if not (self.path / CURRENT_NAME).exists() and not self._has_checkpoint:
             (self.path / LOCK_NAME).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # Something else has been put there meanwhile.
                 self.path.rmdir()
@@ -327,7 +532,9 @@ class StoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release the lock; remove what was not finished."""
+        """Release the lock; remove what was not finished, unless an interruption is to go on."""
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self._has_checkpoint = self._has_checkpoint and interrupted
         self._cleanup.close()
 
 
@@ -335,192 +542,28 @@ _CLOSED = (
     "This writer is closed: cells are added inside its `with` block, before finish, and not after "
     "a block that was refused."
 )
-_GENERATION = re.compile(r"gen-([1-9][0-9]*)")
-_LEFTOVER = re.compile(r"\.gen-[1-9][0-9]*\.tmp|\.CURRENT\.[0-9a-f]+\.tmp")
 _ESCAPED_FILES = ("counts.bin", "escape_positions.bin", "escape_counts.bin")
 
 
-class _ChecksummedFile:
-    """A file that is written once from its beginning, with the checksums of its chunks."""
-
-    def __init__(self, path: Path, dtype: str, seed: int, *, existing: bool = False) -> None:
-        self.path = path
-        self.dtype = dtype
-        self.seed = seed
-        self.size = 0
-        self.checksums: list[int] = []
-        self._hash: Any = None
-        self._whole = hashlib.sha256() if existing else None
-        self._file = path.open("rb" if existing else "wb")
-        if existing:
-            while data := self._file.read(CHUNK_BYTES):
-                self._whole.update(data)  # type: ignore[union-attr]
-                self._add(memoryview(data))
-
-    @property
-    def num_items(self) -> int:
-        return self.size // np.dtype(self.dtype).itemsize
-
-    def write(self, values: Array) -> None:
-        """Append values, cast to the file's type (callers have checked that they fit)."""
-        stored = np.ascontiguousarray(values, dtype=np.dtype(self.dtype).newbyteorder("<"))
-        if stored.size:
-            data = stored.view(np.uint8).data
-            self._file.write(data)
-            self._add(data)
-
-    def _add(self, data: memoryview) -> None:
-        while len(data):
-            room = CHUNK_BYTES - self.size % CHUNK_BYTES
-            if self._hash is None:
-                self._hash = xxhash.xxh3_64(seed=(self.seed + len(self.checksums)) % 2**64)
-            part = data[:room]
-            self._hash.update(part)
-            self.size += len(part)
-            if len(part) == room:
-                self._end_chunk()
-            data = data[room:]
-
-    def _end_chunk(self) -> None:
-        self.checksums.append(self._hash.intdigest())
-        self._hash = None
-
-    def close(self) -> None:
-        """End the last chunk and close the file; a second call does nothing."""
-        if not self._file.closed:
-            self._file.close()
-            if self._hash is not None:
-                self._end_chunk()
-
-    def rename(self, path: Path) -> None:
-        self.path = self.path.rename(path)
-
-    def entry(self) -> FileEntry:
-        whole = None if self._whole is None else self._whole.hexdigest()
-        return FileEntry(self.dtype, self.size, whole)
-
-
-class _BlockError(Exception):
-    """What is wrong with a block, and at which of its entries."""
-
-    def __init__(self, found: str, entry: int | None = None) -> None:
-        super().__init__(found)
-        self.found = found
-        self.entry = entry
-
-    def located(self, indptr: Array, cells_before: int) -> InputDataError:
-        """Return the error for users, naming the cell."""
-        where = f"in the block that begins at cell {cells_before}"
-        if self.entry is not None:
-            cell = int(np.searchsorted(indptr, self.entry, side="right")) - 1 + cells_before
-            where = f"in cell {cell}"
-        return InputDataError(
-            f"{self.found}, {where}. The matrix is not what a store can hold; mend the source."
+def _aligned(medians: Mapping[str, float], genes: GeneTable) -> Array:
+    """Return the median of each gene of the store, 0 where there is none."""
+    aligned = np.array([medians.get(name, 0.0) for name in genes.ids.tolist()], np.float64)
+    if not (np.isfinite(aligned).all() and (aligned >= 0).all()):
+        raise UsageError("A median of rank_medians is negative or not a number.")
+    if not aligned.any():
+        raise UsageError(
+            "rank_medians has a median for none of the genes. Its keys must be the gene ids."
         )
+    return aligned
 
 
-def _check_structure(indptr: Array, genes: Array, values: Array) -> Array:
-    if any(array.ndim != 1 for array in (indptr, genes, values)) or len(indptr) == 0:
-        raise _BlockError("The arrays of a block are not one-dimensional")
-    if indptr.dtype.kind not in "iu" or genes.dtype.kind not in "iu":
-        raise _BlockError(f"indptr is {indptr.dtype}, genes {genes.dtype}; both must be integers")
-    indptr = indptr.astype(np.int64)
-    if len(genes) != len(values) or indptr[0] != 0 or indptr[-1] != len(genes):
-        raise _BlockError(
-            f"indptr runs from {indptr[0]} to {indptr[-1]} for {len(genes)} genes and "
-            f"{len(values)} values"
-        )
-    if (indptr[1:] < indptr[:-1]).any():
-        raise _BlockError("indptr decreases")
-    return indptr
-
-
-def _check_genes(indptr: Array, genes: Array, num_genes: int) -> None:
-    if len(genes) == 0:
-        return
-    if int(genes.min()) < 0 or int(genes.max()) >= num_genes:
-        entry = int(np.flatnonzero((genes < 0) | (genes >= num_genes))[0])
-        raise _BlockError(f"Gene position {genes[entry]} is outside 0..{num_genes - 1}", entry)
-    rising = np.empty(len(genes), np.bool_)
-    rising[0] = True
-    np.greater(genes[1:], genes[:-1], out=rising[1:])
-    begins = indptr[:-1]
-    rising[begins[begins < len(genes)]] = True
-    if not rising.all():
-        entry = int(np.flatnonzero(~rising)[0])
-        raise _BlockError(f"Gene position {genes[entry]} follows {genes[entry - 1]}", entry)
-
-
-def _compilable(values: Array) -> Array:
-    """Return values in one of the few types that `encode_counts` is compiled for."""
-    kind = values.dtype.kind
-    if kind not in "iufb":
-        raise _BlockError(f"Values of type {values.dtype} are not counts")
-    if kind == "f":
-        return values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64, copy=False)
-    return values.astype(np.int64, copy=False)
-
-
-def _check_floats(values: Array) -> Array:
-    if values.dtype.kind not in "iufb":
-        raise _BlockError(f"Values of type {values.dtype} are not numbers")
-    with np.errstate(over="ignore"):
-        stored = values.astype(np.float32)
-    bad = ~np.isfinite(stored) | (values == 0)
-    if bad.any():
-        entry = int(np.flatnonzero(bad)[0])
-        raise _BlockError(f"{values[entry]} is not a finite float32 other than zero", entry)
-    return stored
-
-
-def _read_only(path: Path, dtype: type[np.generic]) -> Array:
-    if path.stat().st_size == 0:
-        return np.zeros(0, dtype)
-    return np.memmap(path, np.dtype(dtype).newbyteorder("<"), mode="r")
-
-
-def _refuse_foreign(path: Path, *, overwrite: bool) -> None:
-    """Refuse a path that holds a store we may not replace, or anything that is not a store."""
-    if not os.path.lexists(path):
-        return
-    if not path.is_dir():
-        raise ExistingPathError(f"{path} exists and is not a folder. Choose another path.")
-    names = [each.name for each in path.iterdir()]
-    generations = [name for name in names if _GENERATION.fullmatch(name)]
-    if generations:
-        if not overwrite:
-            raise ExistingPathError(
-                f"{path} holds a store already. Choose another path or allow overwriting (--overwrite)."
-            )
-        return
-    foreign = [name for name in names if name != LOCK_NAME and not _LEFTOVER.fullmatch(name)]
-    if foreign:
-        raise ExistingPathError(
-            f"{path} exists and is not a store (it holds {foreign[0]!r}). Choose another path."
-        )
-
-
-def _next_generation(path: Path) -> tuple[str, int]:
-    """Return the store's uuid (a new one if it has none) and the next free generation."""
-    numbers = [
-        int(match[1]) for each in path.iterdir() if (match := _GENERATION.fullmatch(each.name))
-    ]
-    current = path / CURRENT_NAME
-    try:
-        generation, _ = parse_current(read_small(current, 200), current)
-        manifest_path = path / generation_name(generation) / MANIFEST_NAME
-        manifest = Manifest.from_bytes(read_small(manifest_path, MAX_MANIFEST_BYTES), manifest_path)
-    except OmicsError:  # No store yet, or a damaged one that is about to be replaced.
-        return secrets.token_hex(16), max(numbers, default=0) + 1
-    return manifest.store_uuid, max(numbers) + 1
-
-
-def _remove_leftovers(path: Path, keep: str | None = None) -> None:
-    """Remove what crashed writers left and, given the current generation, all older ones."""
-    for each in path.iterdir():
-        old = keep is not None and each.name != keep and _GENERATION.fullmatch(each.name)
-        if old or _LEFTOVER.fullmatch(each.name):
-            remove_path(each)
+def _block_error(found: int, genes: Array, values: Array, num_genes: int) -> BlockError:
+    entry = (-1 - found) // 2
+    if found % 2:
+        return BlockError(f"{values[entry]} is not a count from 1 to {MAX_COUNT}", entry)
+    if not 0 <= genes[entry] < num_genes:
+        return BlockError(f"Gene position {genes[entry]} is outside 0..{num_genes - 1}", entry)
+    return BlockError(f"Gene position {genes[entry]} follows {genes[entry - 1]}", entry)
 
 
 def _written_by() -> str:
