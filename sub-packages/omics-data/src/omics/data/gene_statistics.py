@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-COLLECTED_ENTRIES = 16_000_000
+COLLECTED_ENTRIES = 8_000_000
 # A bin is 32 bits wide: emptied into wide totals before so many cells have been added.
 FLUSH_CELLS = 2**31
 

@@ -441,22 +441,20 @@ class StoreWriter:
         if self._layout == PACKED:
             yield from self._packed_entries()
             return
-        genes = self._mapped("genes.bin")
-        values = self._mapped("values.bin" if self._value_kind == FLOATS else "counts.bin")
-        escaped = "escape_counts.bin" in self._files
-        positions = self._mapped("escape_positions.bin") if escaped else None
+        value_name = "values.bin" if self._value_kind == FLOATS else "counts.bin"
         for begin in range(0, self.num_entries, REREAD_ITEMS):
-            block = values[begin : begin + REREAD_ITEMS]
-            if positions is not None:
-                block = block.astype(np.uint32)
-                first, last = np.searchsorted(positions, (begin, begin + len(block)))
+            end = min(begin + REREAD_ITEMS, self.num_entries)
+            values = self._stored(value_name, begin, end)
+            if "escape_counts.bin" in self._files:
+                values = values.astype(np.uint32)
+                positions = self._mapped("escape_positions.bin")
+                first, last = np.searchsorted(positions, (begin, end))
                 large = self._mapped("escape_counts.bin")[first:last]
-                block[positions[first:last] - begin] = large
-            yield genes[begin : begin + REREAD_ITEMS], block
+                values[positions[first:last] - begin] = large
+            yield self._stored("genes.bin", begin, end), values
 
     def _packed_entries(self) -> Iterator[tuple[Array, Array]]:
         offsets, bytes_at = self._mapped("offsets.bin"), self._mapped("packed_offsets.bin")
-        packed = self._mapped("packed.bin")
         positions = self._mapped("escape_positions.bin")
         large = self._mapped("escape_counts.bin")
         first = 0
@@ -466,11 +464,18 @@ class StoreWriter:
             indptr = np.asarray(offsets[first : last + 1]) - offsets[first]
             genes = np.empty(int(indptr[-1]), gene_dtype(len(self._genes)))
             counts = np.empty(int(indptr[-1]), np.uint32)
-            ends = np.asarray(bytes_at[first : last + 1])
+            packed = self._stored("packed.bin", int(bytes_at[first]), int(bytes_at[last]))
+            ends = np.asarray(bytes_at[first : last + 1]) - bytes_at[first]
             unpack_rows(packed, (ends[:-1], ends, indptr), len(self._genes), (genes, counts))
             patch_escapes(np.asarray(offsets[first:last]), indptr, positions, large, counts)
             yield genes, counts
             first = last
+
+    def _stored(self, name: str, begin: int, end: int) -> Array:
+        """Read a range of a written file; mapping it would count as memory of this process."""
+        file = self._files[name]
+        dtype = np.dtype(file.dtype).newbyteorder("<")
+        return np.fromfile(file.path, dtype, end - begin, offset=begin * dtype.itemsize)
 
     def _mapped(self, name: str) -> Array:
         file = self._files[name]

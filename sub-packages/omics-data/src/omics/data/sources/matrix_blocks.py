@@ -15,11 +15,21 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from omics.data.block_checks import compilable, compilable_genes
+from omics.data.block_encoding import (
+    HAS_ZEROS,
+    NOT_A_COUNT,
+    NOT_ASCENDING,
+    OUT_OF_RANGE,
+    inspect_rows,
+)
 from omics.data.errors import InputDataError
+from omics.data.sources.flat_reading import FlatReader
 from omics.data.sources.protocol import from_cell
 
 if TYPE_CHECKING:
@@ -32,7 +42,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Encoding = Literal["csr", "csc", "dense"]
 
-BLOCK_ENTRIES = 4_000_000
+BLOCK_ENTRIES = 2_000_000
 DENSE_BLOCK_BYTES = 64 * 2**20
 INDPTR_WINDOW = 1_000_000
 # A cell with more entries than a block and than this many per gene cannot be read in bounds.
@@ -97,31 +107,30 @@ class MatrixSource:
         """Stream the matrix in order of cells.
 
         Args:
-            storage: `counts` yields uint32 values and refuses anything but counts; `float` yields
-                float32 values and refuses NaN and infinite ones only.
+            storage: `counts` refuses anything but counts; `float` yields float32 values and
+                refuses NaN and infinite ones only.
             scratch: a folder with room for a CSC matrix; the system's temporary one by default.
             first_cell: leave out the cells before this one.
 
         Yields:
-            indptr int64 [n + 1] starting at 0, genes uint32 [nnz], values [nnz]; the blocks
-            together hold every cell once.
+            indptr int64 [n + 1] starting at 0, genes (int32 or int64) [nnz], values [nnz]; the
+            blocks together hold every cell once.
 
         Raises:
             InputDataError: the matrix is damaged, or a value is not of the kind asked for.
         """
         self.check_structure()
-        if self.encoding == "dense":
-            raw_blocks = self._dense_blocks()
-        elif self.encoding == "csr":
-            raw_blocks = self._csr_blocks()
-        else:
-            raw_blocks = self._csc_blocks(scratch)
-        yield from from_cell(self._canonical_blocks(raw_blocks, storage), first_cell)
+        if self.encoding == "csc":
+            yield from from_cell(
+                self._canonical_blocks(self._csc_blocks(scratch), storage), first_cell
+            )
+            return
+        raw_blocks = self._dense_blocks if self.encoding == "dense" else self._csr_blocks
+        yield from self._canonical_blocks(raw_blocks(first_cell), storage, first_cell)
 
     def _canonical_blocks(
-        self, raw_blocks: Iterator[Block], storage: ValueStorage
+        self, raw_blocks: Iterator[Block], storage: ValueStorage, first: int = 0
     ) -> Iterator[Block]:
-        first = 0
         for indptr, genes, values in raw_blocks:
             yield self._canonical(first, indptr, genes, values, storage=storage)
             first += len(indptr) - 1
@@ -151,9 +160,12 @@ class MatrixSource:
         try:
             found = dataset[where]
         except (OSError, RuntimeError) as error:
-            reason = str(error).strip().split("\n", maxsplit=1)[0]
-            raise self.error(f"{dataset.name} cannot be read ({reason})") from error
+            raise self._unreadable(getattr(dataset, "name", "it"), error) from error
         return np.asarray(found.astype(found.dtype.newbyteorder("="), copy=False))
+
+    def _unreadable(self, what: str, error: Exception) -> InputDataError:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        return self.error(f"{what} cannot be read ({reason})")
 
     def read_values(self, where: Any) -> Array:
         """Return a selection of the values, in native byte order."""
@@ -211,32 +223,50 @@ class MatrixSource:
     def _checked_indices(self, first: int, offsets: Array) -> Array:
         begin, end = int(offsets[0]), int(offsets[-1])
         indices = self.read(self.indices, slice(begin, end)).astype(np.int64)
-        across = self.shape[1] if self.encoding == "csr" else self.shape[0]
-        wrong = (indices < 0) | (indices >= across)
-        if wrong.any():
-            entry = int(np.argmax(wrong))
-            major = first + int(np.searchsorted(offsets - begin, entry, side="right")) - 1
-            names = ("row", "column") if self.encoding == "csr" else ("column", "row")
-            raise self.error(
-                f"{names[0]} {major} has an entry at {names[1]} {indices[entry]}, outside 0 to "
-                f"{across - 1}"
-            )
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= self.shape[0]):
+            self._refuse_index(first, offsets - begin, indices)
         return indices
 
-    def _csr_blocks(self) -> Iterator[Block]:
-        for first, offsets in self._spans(BLOCK_ENTRIES):
-            genes = self._checked_indices(first, offsets)
-            values = self.read_values(slice(int(offsets[0]), int(offsets[-1])))
-            yield offsets - offsets[0], genes, values
+    def _refuse_index(self, first: int, offsets: Array, indices: Array) -> None:
+        across = self.shape[0] if self.encoding == "csc" else self.shape[1]
+        names = ("column", "row") if self.encoding == "csc" else ("row", "column")
+        entry = int(np.argmax((indices < 0) | (indices >= across)))
+        major = first + int(np.searchsorted(offsets, entry, side="right")) - 1
+        raise self.error(
+            f"{names[0]} {major} has an entry at {names[1]} {indices[entry]}, outside 0 to "
+            f"{across - 1}"
+        )
 
-    def _dense_blocks(self) -> Iterator[Block]:
+    def _csr_blocks(self, first_cell: int) -> Iterator[Block]:
+        genes_reader, values_reader = self._readers
+        for first, offsets in self._spans(BLOCK_ENTRIES):
+            skipped = min(max(first_cell - first, 0), len(offsets) - 1)
+            if skipped == len(offsets) - 1:
+                continue
+            kept = offsets[skipped:]
+            begin, end = int(kept[0]), int(kept[-1])
+            genes = self._guarded(genes_reader, begin, end)
+            values = self._guarded(values_reader, begin, end)
+            yield kept - begin, genes, values
+
+    @cached_property
+    def _readers(self) -> tuple[FlatReader, FlatReader]:
+        return FlatReader(self.path, self.indices), FlatReader(self.path, self.values)
+
+    def _guarded(self, reader: FlatReader, begin: int, end: int) -> Array:
+        try:
+            return reader.read(begin, end)
+        except (OSError, RuntimeError) as error:
+            raise self._unreadable(reader.name, error) from error
+
+    def _dense_blocks(self, first_cell: int) -> Iterator[Block]:
         num_cells, num_genes = self.shape
         row_bytes = max(num_genes * self.values.dtype.itemsize, 1)
         rows = max(1, DENSE_BLOCK_BYTES // row_bytes)
         chunk_rows = self.values.chunks[0] if self.values.chunks else 1
         if rows > chunk_rows:
             rows -= rows % chunk_rows
-        for start in range(0, num_cells, rows):
+        for start in range(first_cell, num_cells, rows):
             block = self.read_values(slice(start, min(start + rows, num_cells)))
             cells, genes = np.nonzero(block)
             indptr = np.zeros(len(block) + 1, np.int64)
@@ -297,18 +327,22 @@ class MatrixSource:
     def _canonical(
         self, first: int, indptr: Array, genes: Array, values: Array, *, storage: ValueStorage
     ) -> Block:
-        """Check the values of a block and bring its entries into their one order."""
-        values = self._counts(first, indptr, genes, values) if storage == "counts" else values
+        """Check a block and, where it is needed, bring its entries into their one order."""
+        genes, numbers = compilable_genes(genes), compilable(values)
+        found = inspect_rows(indptr, genes, numbers, self.shape[1])
+        if found & OUT_OF_RANGE:
+            self._refuse_index(first, indptr, genes)
         if storage == "float":
             values = self._floats(first, indptr, genes, values)
-        if not _ascending(indptr, genes):
-            indptr, genes, values = self._sorted(first, indptr, genes, values)
-        keep = values != 0
-        if not keep.all():
-            kept_before = np.zeros(len(keep) + 1, np.int64)
-            np.cumsum(keep, out=kept_before[1:])
-            indptr, genes, values = kept_before[indptr], genes[keep], values[keep]
-        return indptr, genes.astype(np.uint32), values
+        elif found & NOT_A_COUNT:
+            self._counts(first, indptr, genes, values)
+        else:
+            values = numbers
+        if found & NOT_ASCENDING:
+            indptr, genes, values = self._sorted(first, indptr, genes, values, storage=storage)
+        if found & (HAS_ZEROS | NOT_ASCENDING) or storage == "float":
+            indptr, genes, values = _without_zeros(indptr, genes, values)
+        return indptr, genes, values
 
     def _counts(self, first: int, indptr: Array, genes: Array, values: Array) -> Array:
         # The cast of NaN, infinite or negative values is undefined, so the result is compared.
@@ -348,28 +382,27 @@ class MatrixSource:
             "Look at the file with `omics-data check`, or choose another matrix with --counts.",
         )
 
-    def _sorted(self, first: int, indptr: Array, genes: Array, values: Array) -> Block:
+    def _sorted(
+        self, first: int, indptr: Array, genes: Array, values: Array, *, storage: ValueStorage
+    ) -> Block:
         from scipy.sparse import csr_matrix
 
-        wide = values.astype(np.int64 if values.dtype.kind == "u" else np.float64)
+        wide = values.astype(np.int64 if storage == "counts" else np.float64)
         shape = (len(indptr) - 1, self.shape[1])
         matrix = csr_matrix((wide, genes.astype(np.int64), indptr), shape=shape, copy=True)
         matrix.sum_duplicates()
         indptr, genes = matrix.indptr.astype(np.int64), matrix.indices
-        return indptr, genes, self._narrowed(first, indptr, genes, matrix.data)
-
-    def _narrowed(self, first: int, indptr: Array, genes: Array, sums: Array) -> Array:
-        if sums.dtype.kind == "f":
-            return self._floats(first, indptr, genes, sums)
-        return self._counts(first, indptr, genes, sums)
+        narrowed = self._counts if storage == "counts" else self._floats
+        return indptr, genes, narrowed(first, indptr, genes, matrix.data)
 
 
-def _ascending(indptr: Array, genes: Array) -> bool:
-    if len(genes) < 2:
-        return True
-    falls = np.flatnonzero(np.diff(genes) <= 0) + 1
-    # A fall is allowed only where a new cell begins.
-    return bool(np.isin(falls, indptr).all())
+def _without_zeros(indptr: Array, genes: Array, values: Array) -> Block:
+    keep = values != 0
+    if keep.all():
+        return indptr, genes, values
+    kept_before = np.zeros(len(keep) + 1, np.int64)
+    np.cumsum(keep, out=kept_before[1:])
+    return kept_before[indptr], genes[keep], values[keep]
 
 
 def row_ends(lengths: Array, limit: int) -> Array:
