@@ -34,7 +34,14 @@ PACKAGES = [
     "omics-train",
     "omics-dna",
 ]
-TESTED_EXTRAS = ["plots"]  # the optional dependencies that the tests and the quickstart need
+# The optional dependencies that the tests and the quickstart need.
+TESTED_EXTRAS = ["plots", "qc", "rdata", "soma", "streaming"]
+# litdata asks for torchvision, whose CUDA build breaks a CPU torch; nothing here needs it.
+WITHOUT_DEPENDENCIES = ["litdata"]
+NEVER_INSTALLED = ["torchvision"]
+# What `bench -- loader` compares with, beside what the tests bring.
+PEERS = ["bionemo-scdl", "scDataset", "tiledbsoma-ml"]
+PEERS_FROM_PYTHON_312 = ["annbatch", "zarrs"]
 NEVER_WITH = {"omics-data": "torch", "omics-tokenizers": "torch"}
 
 _environment_bin: list[Path] = []  # filled by `environment`, which runs first in the same process
@@ -58,12 +65,38 @@ def third_party() -> list[str]:
             wanted.update(project.get("optional-dependencies", {}).get(extra, []))
     groups = nox.project.load_toml(ROOT / "pyproject.toml")
     wanted.update(nox.project.dependency_groups(groups, *groups["dependency-groups"]))
-    return sorted(line for line in wanted if not is_sibling(line))
+    return sorted(line for line in wanted if name_of(line) not in PACKAGES)
 
 
-def is_sibling(requirement: str) -> bool:
-    """Say whether a requirement names one of our own packages."""
-    return re.split(r"[^A-Za-z0-9-]", requirement, maxsplit=1)[0] in PACKAGES
+def name_of(requirement: str) -> str:
+    """Return the distribution that a requirement such as `numpy>=2.0` names."""
+    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+
+
+def install_third_party(session: nox.Session, folder: Path, *options: str) -> None:
+    """Install everything that is not ours, without what must not come along.
+
+    Args:
+        session: whose environment is filled.
+        folder: for the lists of requirements.
+        options: for pip.
+    """
+    alone = [line for line in third_party() if name_of(line) in WITHOUT_DEPENDENCIES]
+    listed = folder / "third-party.txt"
+    listed.write_text("\n".join(line for line in third_party() if line not in alone) + "\n")
+    session.install(*options, "-r", str(listed))
+    session.install(*options, "--no-deps", *alone)
+
+
+def check_requirements(session: nox.Session) -> None:
+    """Stop unless every package has what it asks for, but for what is left out on purpose."""
+    found = session.run(
+        "python", "-m", "pip", "check", silent=True, log=False, success_codes=[0, 1]
+    )
+    problems = [line for line in str(found).splitlines() if "requires" in line or "has " in line]
+    wrong = [line for line in problems if not any(name in line for name in NEVER_INSTALLED)]
+    if wrong:
+        session.error("\n".join(wrong))
 
 
 def sources_digest(package: str) -> str:
@@ -93,9 +126,7 @@ def environment(session: nox.Session) -> None:
     described = requirements + (ROOT / CONSTRAINTS).read_text() + sys.version
     digest = hashlib.sha256(described.encode()).hexdigest()
     if stamps.get("third-party") != digest:
-        listed = location / "third-party.txt"
-        listed.write_text(requirements)
-        session.install("-c", CONSTRAINTS, "-r", str(listed))
+        install_third_party(session, location, "-c", CONSTRAINTS)
         stamps["third-party"] = digest
         stamps_file.write_text(json.dumps(stamps))
 
@@ -113,7 +144,7 @@ def environment(session: nox.Session) -> None:
         session.run("python", "-m", "pip", "wheel", "-q", *build, *folders)
         built = [str(wheel) for package in stale for wheel in wheels_of(package)]
         session.install("--no-deps", "--no-index", "--force-reinstall", *built)
-        session.run("python", "-m", "pip", "check")
+        check_requirements(session)
         stamps.update({package: digests[package] for package in stale})
         stamps_file.write_text(json.dumps(stamps))
 
@@ -208,8 +239,19 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
-    """Time the loader beside AnnData and scipy (`-- --help` shows the options)."""
-    run(session, "python", "bench/loader.py", *session.posargs)
+    """Run a script of bench/ by its name (`-- loader --help` shows its options)."""
+    scripts = sorted(path.stem for path in (ROOT / "bench").glob("*.py"))
+    name, *options = session.posargs or [""]
+    if name not in scripts:
+        session.error(f"Give one of these after `--`: {', '.join(scripts)}")
+    if name == "loader":
+        # Beside the environment, not in it: what they ask for must not change what is tested.
+        peers = wheel_folder().parent / "peers"
+        names = PEERS + (PEERS_FROM_PYTHON_312 if sys.version_info >= (3, 12) else [])
+        target = ["--no-deps", "--upgrade", "--target", str(peers)]
+        run(session, "python", "-m", "pip", "install", "-q", *target, *names)
+        session.env["PYTHONPATH"] = str(peers)
+    run(session, "python", "-W", "ignore", f"bench/{name}.py", *options)
 
 
 @nox.session(default=False, reuse_venv=False)
@@ -218,9 +260,7 @@ def constraints(session: nox.Session) -> None:
 
     What a CUDA build of torch brings is left out: torch pins that itself.
     """
-    listed = Path(session.create_tmp()) / "third-party.txt"
-    listed.write_text("\n".join(third_party()) + "\n")
-    session.install("--upgrade", "-r", str(listed))
+    install_third_party(session, Path(session.create_tmp()), "--upgrade")
     freeze = session.run(
         "python", "-m", "pip", "freeze", "--exclude", "pip", silent=True, log=False
     )

@@ -99,12 +99,12 @@ def _depth_for(genes_per_cell: int, profiles: Array) -> float:
 def _draw(profiles: Array, cell_type: Array, depth: Array, seeds: Array) -> Array:
     drawn = np.zeros((cell_type.size, profiles.shape[1]), np.uint16)
     for cell in numba.prange(cell_type.size):
-        np.random.seed(seeds[cell])
+        np.random.seed(seeds[cell])  # noqa: NPY002, TID251 (numba has no other)
         for gene in range(profiles.shape[1]):
             # Inversion: the probabilities of a negative binomial follow from each other.
             success = 1 / (1 + depth[cell] * profiles[cell_type[cell], gene] / 2)
             probability = success * success
-            rest = np.random.random() - probability
+            rest = np.random.random() - probability  # noqa: NPY002
             count = 0
             while rest >= 0 and count < 60_000:
                 probability *= (count + 2) / (count + 1) * (1 - success)
