@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omics.data.block_encoding import (
-    COUNT_BINS,
     HAS_ZEROS,
+    LARGE_BINS,
     NOT_A_COUNT,
     NOT_ASCENDING,
     NOT_FINITE,
     OUT_OF_RANGE,
+    SMALL_BINS,
     encode_counts,
     inspect_rows,
     pack_rows,
@@ -42,7 +43,8 @@ def blocks(draw, num_genes=700):
 def encoded(indptr, genes, values, num_genes):
     coded = (np.zeros(len(genes), np.uint16), np.zeros(len(genes), np.uint8))
     sums = (
-        np.zeros((num_genes, COUNT_BINS), np.uint32),
+        np.zeros((num_genes, SMALL_BINS), np.uint32),
+        np.zeros((num_genes, LARGE_BINS), np.uint32),
         np.zeros(num_genes, np.int64),
         np.zeros(len(indptr) - 1, np.int64),
     )
@@ -58,16 +60,18 @@ def test_counts_are_coded_and_counted(gene_type, value_type, block):
     assert found.tolist() == np.flatnonzero(counts >= 255).tolist()
     assert coded[0].tolist() == genes.tolist()
     assert coded[1].tolist() == np.minimum(counts, 255).tolist()
-    histogram = np.zeros((700, COUNT_BINS), np.int64)
-    np.add.at(histogram, (genes, np.minimum(counts, COUNT_BINS - 1)), 1)
-    assert (sums[0] == histogram).all()
-    large = np.zeros(700, np.int64)
-    np.add.at(large, genes, np.where(counts >= COUNT_BINS - 1, counts, 0))
-    assert (sums[1] == large).all()
+    histogram = np.zeros((700, LARGE_BINS), np.int64)
+    np.add.at(histogram, (genes, np.minimum(counts, LARGE_BINS - 1)), 1)
+    assert (sums[0] == histogram[:, :SMALL_BINS]).all()
+    assert not sums[1][:, :SMALL_BINS].any()
+    assert (sums[1][:, SMALL_BINS:] == histogram[:, SMALL_BINS:]).all()
+    escaped = np.zeros(700, np.int64)
+    np.add.at(escaped, genes, np.where(counts >= LARGE_BINS - 1, counts, 0))
+    assert (sums[2] == escaped).all()
     cells = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     expected = np.zeros(len(indptr) - 1, np.int64)
     np.add.at(expected, cells, counts)
-    assert sums[2].tolist() == expected.tolist()
+    assert sums[3].tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 1.5, np.nan, np.inf, -np.inf, 2.0**32, 1e300])

@@ -15,10 +15,15 @@ from omics.data.sources.matrix_blocks import MatrixSource
 from omics.data.sources.matrix_sample import NUM_PLACES, sample_matrix
 
 
-def simulated_counts(random: np.random.Generator) -> np.ndarray[Any, Any]:
+def simulated_counts(
+    random: np.random.Generator, *, cells: int | None = None, deep: bool = False
+) -> np.ndarray[Any, Any]:
     """Return counts [cells, genes] of some depth, sparsity and spread."""
-    cells, genes = int(random.integers(20, 80)), int(random.integers(100, 400))
+    cells = cells or int(random.integers(20, 80))
+    genes = int(random.integers(100, 400))
     means = random.gamma(0.4, random.uniform(0.5, 6.0), genes) + 1e-3
+    # Reads of full-length protocols or of bulk samples: hundreds and thousands for each gene.
+    means = means * random.uniform(50, 1000) if deep else means
     depth = random.lognormal(0.0, 0.5, cells)[:, None]
     shape = random.uniform(0.3, 3.0)
     rates = random.gamma(shape, means[None, :] * depth / shape)
@@ -29,14 +34,50 @@ def normalised(counts: Any, total: float) -> Any:
     return counts * (total / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
+def per_length(counts: Any, random: np.random.Generator) -> Any:
+    return normalised(counts / random.uniform(0.3, 10, counts.shape[1]), 1e6)
+
+
 def scaled(counts: Any) -> Any:
     logs = np.log1p(normalised(counts, 1e4))
     return (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-3)
 
 
+def some_genes(values: Any, random: np.random.Generator) -> Any:
+    return values[:, random.random(values.shape[1]) < 0.5]
+
+
+def rarefied(counts: Any, random: np.random.Generator) -> Any:
+    """Draw every cell down to the depth of the poorest."""
+    depth = int(max(counts.sum(axis=1).min(), 20))
+    drawn = [
+        random.multivariate_hypergeometric(row.astype(int), min(depth, int(row.sum())))
+        for row in counts
+    ]
+    return np.array(drawn, dtype=np.float64)
+
+
+def expected_counts(counts: Any, random: np.random.Generator) -> Any:
+    """Share some reads between neighbouring genes, as programs of transcript counting do."""
+    share = np.where(random.random(counts.shape) < 0.4, random.random(counts.shape), 0)
+    moved = counts * share
+    return counts - moved + np.roll(moved, 1, axis=1)
+
+
+def ranks(values: Any) -> Any:
+    from scipy.stats import rankdata
+
+    out = np.zeros_like(values)
+    for row, cell in zip(out, values, strict=True):
+        row[cell > 0] = rankdata(cell[cell > 0])
+    return out
+
+
 TRANSFORMS = {
     "raw": ("counts", lambda counts, _: counts),
-    "downsampled": ("counts", lambda counts, _: np.minimum(counts, 3)),
+    "cut": ("counts", lambda counts, _: np.minimum(counts, 3)),
+    "rarefied": ("counts", rarefied),
+    "rarefied, chosen genes": ("counts", lambda counts, random: some_genes(rarefied(counts, random), random)),
     "binary": ("counts", lambda counts, _: (counts > 0).astype(float)),
     "log1p 10,000": ("log1p", lambda counts, _: np.log1p(normalised(counts, 1e4))),
     "log1p million": ("log1p", lambda counts, _: np.log1p(normalised(counts, 1e6))),
@@ -45,34 +86,86 @@ TRANSFORMS = {
         lambda counts, _: np.log1p(normalised(counts, np.median(counts.sum(axis=1)))),
     ),
     "log2": ("log1p", lambda counts, _: np.log2(1 + normalised(counts, 1e4))),
+    "log10 TPM": ("log1p", lambda counts, random: np.log10(1 + per_length(counts, random))),
+    "log2 of x + 0.001": (
+        "log1p", lambda counts, random: np.log2(per_length(counts, random) + 0.001)
+    ),
     "log1p of counts": ("log1p", lambda counts, _: np.log1p(counts)),
     "log1p of chosen genes": (
-        "log1p",
-        lambda counts, random: np.log1p(normalised(counts, 1e4))[:, random.random(counts.shape[1]) < 0.5],
+        "log1p", lambda counts, random: some_genes(np.log1p(normalised(counts, 1e4)), random)
     ),
+    "log1p, rounded": ("log1p", lambda counts, _: np.round(np.log1p(normalised(counts, 1e4)), 3)),
+    "log2 CPM, one decimal": ("log1p", lambda counts, _: np.round(np.log2(1 + normalised(counts, 1e6)), 1)),
     "per 10,000": ("normalized", lambda counts, _: normalised(counts, 1e4)),
     "per million": ("normalized", lambda counts, _: normalised(counts, 1e6)),
+    "TPM": ("normalized", per_length),
+    "per million, two decimals": ("normalized", lambda counts, _: np.round(normalised(counts, 1e6), 2)),
+    "per million, whole": ("normalized", lambda counts, _: np.round(normalised(counts, 1e6))),
+    "TPM, whole": ("normalized", lambda counts, random: np.round(per_length(counts, random))),
     "fractions": ("normalized", lambda counts, _: normalised(counts, 1.0)),
     "per 10,000 of chosen genes": (
-        "normalized",
-        lambda counts, random: normalised(counts, 1e4)[:, random.random(counts.shape[1]) < 0.5],
+        "normalized", lambda counts, random: some_genes(normalised(counts, 1e4), random)
     ),
     "scaled": ("scaled", lambda counts, _: scaled(counts)),
+    "scaled and cut": ("scaled", lambda counts, _: np.clip(scaled(counts), -3, 10)),
+    "halves": ("fractional", lambda counts, _: counts * 0.5),
+    "expected": ("fractional", expected_counts),
+    "ranks": ("ranked", lambda counts, _: ranks(counts)),
 }  # fmt: skip
+# With one to four cells, or much deeper ones, these lose the trace that tells them apart.
+NOT_OF_FEW = {"rarefied, chosen genes", "per 10,000 of chosen genes"}
+NOT_OF_DEEP = {"per 10,000 of chosen genes", "log2 of x + 0.001"}
 
 
-def test_a_thousand_transformed_matrices_are_recognised() -> None:
-    random = np.random.default_rng(7)
-    wrong: list[tuple[str, str]] = []
+def sampled(matrix: Any, layout: str, folder: Path) -> str:
+    """Return the kind that is found in a matrix, in memory or in a file."""
+    if layout == "memory":
+        return detect_counts(matrix.data, matrix.indptr).kind
+    with h5py.File(folder / "a.h5", "w", driver="core", backing_store=False) as handle:
+        source = matrix_in(handle, "X", matrix, dense=layout == "dense")
+        return find_counts([source])[0].summary.kind
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_a_thousand_transformed_matrices_are_recognised(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    wrong: list[tuple[str, str, str]] = []
     names = list(TRANSFORMS)
-    for case in range(1000):
-        name = names[case % len(names)]
+    sizes: list[dict[str, Any]] = [{}, {}, {"deep": True}, {"cells": 3}]
+    cases = 0
+    while cases < 1000:
+        name, size = names[cases % len(names)], sizes[(cases // len(names)) % len(sizes)]
+        cases += 1
+        if name in (NOT_OF_FEW if "cells" in size else NOT_OF_DEEP if "deep" in size else ()):
+            size = {}
         expected, transform = TRANSFORMS[name]
-        matrix = sparse.csr_matrix(transform(simulated_counts(random), random).astype(np.float32))
-        found = detect_counts(matrix.data, matrix.indptr).kind
+        values = transform(simulated_counts(random, **size), random)
+        dtype = ("f4", "f8", "f4")[cases % 3]
+        matrix = sparse.csr_matrix(values.astype(dtype))
+        found = sampled(matrix, ("memory", "csr", "dense")[cases % 3], tmp_path)
         if found != expected:
-            wrong.append((name, found))
+            wrong.append((name, found, str(size)))
     assert len(wrong) <= 5, wrong
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "f2", "f4", "f8"])
+def test_counts_of_any_type_are_counts(dtype: str) -> None:
+    counts = np.minimum(simulated_counts(np.random.default_rng(1)), 200)
+    matrix = sparse.csr_matrix(counts.astype(np.float64))
+    assert detect_counts(matrix.data.astype(dtype), matrix.indptr).kind == "counts"
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_a_single_cell_is_enough(cells: int) -> None:
+    random = np.random.default_rng(2)
+    counts = simulated_counts(random, cells=cells)
+    for expected, values in {
+        "counts": counts,
+        "log1p": np.log1p(normalised(counts, 1e4)),
+        "normalized": normalised(counts, 1e6),
+    }.items():
+        matrix = sparse.csr_matrix(values.astype(np.float32))
+        assert detect_counts(matrix.data, matrix.indptr).kind == expected
 
 
 @pytest.mark.parametrize("total", [1e4, 1e6])
@@ -92,8 +185,11 @@ def test_words_for_the_plain_cases() -> None:
     assert detect_counts(np.array([1.0, -0.5])).text == "scaled values (min -0.5, max 1)"
     assert detect_counts(np.array([1.0, np.nan])).text == "NaN or infinite values (50.0%)"
     nearly = detect_counts(np.append(np.arange(1.0, 100.0), 3.5))
-    assert (nearly.kind, nearly.text[:17]) == ("other", "nearly raw counts")
-    assert detect_counts(np.array([250.5, 1.25, 3.0])).kind == "other"
+    assert (nearly.kind, nearly.text[:17]) == ("fractional", "nearly raw counts")
+    halves = detect_counts(np.array([0.5, 1.5, 7.5]))
+    assert halves.kind == "fractional"
+    assert "such as expected or shared counts" in halves.text
+    assert detect_counts(np.array([250.5, 1.25, 3.1])).kind == "other"
     # The shape of a log, though no whole cell is known.
     assert detect_counts(np.array([0.3, 1.7, 2.2])).kind == "log1p"
 

@@ -154,6 +154,7 @@ def test_a_failure_is_one_paragraph_with_its_exit_code(
     arguments: list[str], code: int, words: str, omics_data: Run, cells: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "page.h5ad").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "folder").mkdir()
     adata = anndata.read_h5ad(cells)
     scanpy.pp.normalize_total(adata, target_sum=1e4)
     scanpy.pp.log1p(adata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,22 +12,20 @@ from hypothesis import strategies as st
 
 from omics.data.errors import InputDataError, UnknownNameError
 from omics.data.frame_file import FrameTable, write_frame
-from omics.data.mapped_file import MappedFile
+
+
+class _File:
+    """Stands in for the checked file of a store."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def reader(self):
+        return io.BytesIO(self.path.read_bytes())
 
 
 def _open(path, num_rows):
-    size = path.stat().st_size
-    chunks = -(-size // 4096)
-    source = MappedFile(
-        path,
-        dtype="parquet",
-        size=size,
-        chunk_bytes=4096,
-        seed=0,
-        checksums=np.zeros(chunks, np.uint64),
-        verify="off",
-    )
-    return FrameTable(source, num_rows)
+    return FrameTable(_File(path), num_rows)
 
 
 def _round_trip(frame, path):
@@ -207,3 +207,80 @@ def test_large_integer_categories_survive_missing_values(tmp_path, number):
     column = pd.Categorical.from_codes([0, -1, 0], categories=[number])
     frame = pd.DataFrame({"number": column}, index=["a", "b", "c"])
     pd.testing.assert_frame_equal(_round_trip(frame, tmp_path / "t.parquet").to_pandas(), frame)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_codes_number_the_values_of_every_kind_of_column(name, tmp_path):
+    frame = pd.DataFrame({name: COLUMNS[name]}, index=["r1", "r2", "r3"])
+    table = _round_trip(frame, tmp_path / "t.parquet")
+    codes, values = table.codes(name)
+    assert codes.dtype == np.int32
+    plain = table[name]
+    assert (codes < 0).tolist() == pd.isna(plain).tolist()
+    present = codes >= 0
+    assert values[codes[present]].tolist() == plain[present].tolist()
+    if frame[name].dtype == "category":
+        assert values.tolist() == frame[name].cat.categories.tolist()
+    else:
+        assert values.tolist() == sorted(set(plain[present].tolist()))
+    assert table.codes(name)[0] is codes
+    for array in (codes, values):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:1] = array[:1]
+    rows = np.array([2, 0, 0])
+    taken = table.take(name, rows)
+    assert taken.dtype == plain.dtype
+    pd.testing.assert_series_equal(pd.Series(taken), pd.Series(plain[rows]))
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_codes_of_an_empty_column_are_empty(name, tmp_path):
+    frame = pd.DataFrame({name: COLUMNS[name]}, index=["r1", "r2", "r3"]).iloc[:0]
+    table = _round_trip(frame, tmp_path / "t.parquet")
+    codes, values = table.codes(name)
+    assert len(codes) == 0
+    assert len(values) == (
+        len(frame[name].cat.categories) if frame[name].dtype == "category" else 0
+    )
+    assert len(table.take(name, np.zeros(0, np.int64))) == 0
+
+
+def test_codes_join_the_dictionaries_of_all_row_groups(tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    written = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *a, **o: written(*a, row_group_size=7, **o))
+    labels = [f"type {(row * 37) % 90}" for row in range(300)]
+    frame = pd.DataFrame({"text": labels, "kind": pd.Categorical(labels), "number": range(300)})
+    frame.index = [f"cell{row}" for row in range(300)]
+    table = _round_trip(frame, tmp_path / "t.parquet")
+    for name in ("text", "kind", "number"):
+        codes, values = table.codes(name)
+        assert values[codes].tolist() == frame[name].tolist()
+        assert values.tolist() == sorted(set(frame[name]))
+    rows = np.array([299, 3, 3])
+    assert table.take("text", rows).tolist() == [labels[row] for row in rows]
+    assert table.take("number", rows).tolist() == rows.tolist()
+
+
+def test_taking_text_makes_no_object_per_row(tmp_path):
+    import tracemalloc
+
+    num_rows = 200_000
+    frame = pd.DataFrame({"kind": pd.Categorical(["a", "b"] * (num_rows // 2))})
+    frame.index = [str(row) for row in range(num_rows)]
+    table = _round_trip(frame, tmp_path / "t.parquet")
+    table.take("kind", np.arange(3))
+    tracemalloc.start()
+    fresh = _open(tmp_path / "t.parquet", num_rows)
+    assert fresh.take("kind", np.array([1, 0])).tolist() == ["b", "a"]
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 5 * num_rows
+
+
+def test_codes_of_an_unknown_column_name_the_nearest(tmp_path):
+    table = _round_trip(pd.DataFrame({"cell_type": ["a"]}, index=["x"]), tmp_path / "t.parquet")
+    for ask in (table.codes, lambda name: table.take(name, np.zeros(1, int))):
+        with pytest.raises(UnknownNameError, match="Did you mean 'cell_type'"):
+            ask("celltype")

@@ -1,10 +1,6 @@
-"""The loader: every cell once, on any number of ranks, resumable at every batch."""
+"""The loader: every cell once, on any number of ranks, in any order, by cells or by a budget."""
 
 from __future__ import annotations
-
-import json
-import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -12,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omics.data.errors import ConfigError, CorruptStoreError, UnknownNameError, UsageError
+from omics.data.errors import ConfigError, UnknownNameError, UsageError
+from omics.data.group_orders import Mixed
 from omics.data.loader import Loader
-from omics.data.store import RowError, open_store
+from omics.data.row_order import BlockShuffled, Shuffled
+from omics.data.store import RowError
+from omics.data.store_collection import StoreCollection
 from omics.data.transforms import LogNormalize, SampleGenes, TopGenes
+from omics.data.weighted_order import Weighted
 
 NUM_CELLS = 53
 
@@ -23,7 +23,11 @@ NUM_CELLS = 53
 @pytest.fixture(scope="module")
 def store(tmp_path_factory, write_store, random_counts):
     obs = pd.DataFrame(
-        {"label": [f"l{row}" for row in range(NUM_CELLS)]},
+        {
+            "label": [f"l{row}" for row in range(NUM_CELLS)],
+            "kind": [None if row % 5 == 0 else f"k{row % 3}" for row in range(NUM_CELLS)],
+            "size": np.arange(NUM_CELLS) / 7,
+        },
         index=[f"c{row}" for row in range(NUM_CELLS)],
     )
     path = tmp_path_factory.mktemp("loader") / "s"
@@ -34,18 +38,7 @@ def _rows(loader):
     return [batch.rows.tolist() for batch in loader]
 
 
-def _loader_threads():
-    return [each for each in threading.enumerate() if each.name.startswith("omics-loader")]
-
-
-def _wait_for_no_threads():
-    deadline = time.monotonic() + 5
-    while _loader_threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return _loader_threads() == []
-
-
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("order", ["sequential", "random", BlockShuffled(4, 16)])
 @settings(max_examples=30)
 @given(
     world_size=st.integers(1, 4),
@@ -54,7 +47,7 @@ def _wait_for_no_threads():
     epoch=st.integers(0, 2),
 )
 def test_ranks_together_see_every_row_once(
-    store, *, shuffle, world_size, batch_size, num_rows, epoch
+    store, *, order, world_size, batch_size, num_rows, epoch
 ):
     rows = np.random.default_rng(num_rows).permutation(NUM_CELLS)[:num_rows]
     seen = []
@@ -63,7 +56,7 @@ def test_ranks_together_see_every_row_once(
             store,
             rows=rows,
             batch_size=batch_size,
-            shuffle=shuffle,
+            order=order,
             rank=rank,
             world_size=world_size,
             prefetch=0,
@@ -72,9 +65,7 @@ def test_ranks_together_see_every_row_once(
         seen.append(_rows(loader))
         assert len(seen[-1]) == len(loader) == -(-num_rows // (batch_size * world_size))
         assert all(len(batch) == batch_size for batch in seen[-1][:-1])
-    whole = Loader(
-        store, rows=rows, batch_size=batch_size * world_size, shuffle=shuffle, prefetch=0
-    )
+    whole = Loader(store, rows=rows, batch_size=batch_size * world_size, order=order, prefetch=0)
     whole.set_epoch(epoch)
     for window, *shares in zip(_rows(whole), *seen, strict=True):
         assert window == [row for share in shares for row in share]
@@ -83,67 +74,16 @@ def test_ranks_together_see_every_row_once(
     assert sorted(row for batches in seen for batch in batches for row in batch) == sorted(rows)
 
 
-@pytest.mark.parametrize("prefetch", [0, 1, 3])
-def test_resuming_at_every_batch_gives_exactly_the_rest(prefetch, store):
-    def make():
-        return Loader(store, batch_size=8, shuffle=True, seed=5, prefetch=prefetch)
-
-    whole = make()
-    whole.set_epoch(3)
-    batches = _rows(whole)
-    for stop in range(len(batches) + 1):
-        first = make()
-        first.set_epoch(3)
-        seen = []
-        if stop:
-            for batch in first:
-                seen.append(batch.rows.tolist())
-                if len(seen) == stop:
-                    break
-        state = json.loads(json.dumps(first.state_dict()))
-        assert state["batch"] == stop
-        second = make()
-        second.load_state_dict(state)
-        second.set_epoch(3)
-        assert seen + _rows(second) == batches
-        assert second.state_dict()["batch"] == len(batches)
-        second.set_epoch(4)
-        assert len(_rows(second)) == len(batches)
-
-
-def test_state_of_a_finished_epoch_leaves_nothing_of_it(store):
-    loader = Loader(store, batch_size=8)
-    list(loader)
-    again = Loader(store, batch_size=8)
-    again.load_state_dict(loader.state_dict())
-    assert _rows(again) == []
-    assert len(_rows(again)) == len(again)
-
-
-def test_run_resumes_on_another_number_of_ranks(store):
-    one = Loader(store, batch_size=12, shuffle=True)
-    iterator = iter(one)
-    begun = [next(iterator).rows.tolist() for _ in range(2)]
-    iterator.close()
-    rest = []
-    for rank in range(3):
-        loader = Loader(store, batch_size=4, shuffle=True, rank=rank, world_size=3)
-        loader.load_state_dict(one.state_dict())
-        rest.append(_rows(loader))
-    joined = [[row for share in shares for row in share] for shares in zip(*rest, strict=True)]
-    assert begun + joined == _rows(Loader(store, batch_size=12, shuffle=True))
-
-
 def test_a_new_iteration_without_a_state_begins_again(store):
     loader = Loader(store, batch_size=8)
     for _ in loader:
         break
-    assert loader.state_dict()["batch"] == 1
+    assert loader.state_dict()["position"] == 8
     assert len(_rows(loader)) == len(loader)
 
 
 def test_epochs_differ_and_repeat(store):
-    loader = Loader(store, batch_size=8, shuffle=True, seed=1)
+    loader = Loader(store, batch_size=8, order="random", seed=1)
     first = _rows(loader)
     loader.set_epoch(1)
     assert loader.epoch == 1
@@ -153,51 +93,20 @@ def test_epochs_differ_and_repeat(store):
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"seed": 2}, "seed 1, this one has 2"),
-        ({"batch_size": 5}, "global_batch_size 4, this one has 5"),
-        ({"shuffle": False}, "shuffle True"),
-        ({"rows": np.arange(10)}, "rows"),
-    ],
-)
-def test_state_of_another_loader_is_refused(changes, found, store):
-    options = {"seed": 1, "batch_size": 4, "shuffle": True}
-    state = Loader(store, **options).state_dict()
-    with pytest.raises(ConfigError, match=found):
-        Loader(store, **{**options, **changes}).load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"batch": 99}, "batch is 99; an epoch has 14 batches"),
-        ({"batch": -1}, "batch is -1"),
-        ({"batch": 1.0}, "is not a count"),
-        ({"epoch": -1}, "is not a count"),
-        ({"epoc": 1}, r"unknown key 'epoc'\. Did you mean 'epoch'"),
-        ({"batch": None}, "is not a count"),
-    ],
-)
-def test_bad_states_are_refused(changes, found, store):
-    loader = Loader(store, batch_size=4)
-    with pytest.raises(ConfigError, match=found):
-        loader.load_state_dict({**loader.state_dict(), **changes})
-
-
-def test_incomplete_state_is_refused(store):
-    loader = Loader(store, batch_size=4)
-    state = loader.state_dict()
-    del state["seed"]
-    with pytest.raises(ConfigError, match="has no 'seed'"):
-        loader.load_state_dict(state)
-
-
-@pytest.mark.parametrize(
     ("options", "error", "found"),
     [
         ({"batch_size": 0}, ConfigError, "batch_size is 0"),
-        ({"prefetch": -1}, ConfigError, "prefetch -1"),
+        ({"prefetch": -1}, ConfigError, "prefetch is -1"),
+        ({"num_threads": 0}, ConfigError, "num_threads is 0"),
+        ({"num_threads": 3, "prefetch": 2}, ConfigError, "prefetch is 2 with 3 threads"),
+        ({"batch_tokens": 0}, ConfigError, "batch_tokens is 0"),
+        ({"batch_tokens": 9, "max_cell_tokens": 0}, ConfigError, "max_cell_tokens is 0"),
+        ({"batch_tokens": 9, "batch_size": 9}, ConfigError, "both given; a batch has one limit"),
+        ({"max_cell_tokens": 9}, ConfigError, "has no effect without batch_tokens"),
+        ({"order": "rando"}, UnknownNameError, "no order 'rando'. Did you mean 'random'"),
+        ({"order": "class_balanced:lable"}, UnknownNameError, "Did you mean 'label'"),
+        ({"order": "auto", "world_size": 2}, ConfigError, "ranks must agree. Name an order"),
+        ({"pin_memory": True}, ConfigError, "pin_memory needs reuse_buffers"),
         ({"rank": 2, "world_size": 2}, ConfigError, "rank is 2 of 2"),
         ({"rank": -1}, ConfigError, "rank is -1"),
         ({"seed": -1}, ConfigError, "seed is -1"),
@@ -236,7 +145,7 @@ def test_a_cell_is_the_same_whatever_batch_rank_or_thread_reads_it(store):
         for rank in range(options.get("world_size", 1)):
             loader = Loader(
                 store,
-                shuffle=True,
+                order="random",
                 seed=3,
                 training=True,
                 rank=rank,
@@ -257,58 +166,108 @@ def test_a_cell_is_the_same_whatever_batch_rank_or_thread_reads_it(store):
     assert collect(batch_size=3, world_size=3) == expected
 
 
-def test_thread_ends_with_the_epoch(store):
-    list(Loader(store, batch_size=4, prefetch=2))
-    assert _wait_for_no_threads()
-
-
-def test_thread_ends_when_iteration_is_abandoned(store):
-    loader = Loader(store, batch_size=1, prefetch=2)
-    iterator = iter(loader)
-    next(iterator)
-    assert len(_loader_threads()) == 1
-    del iterator
-    assert _wait_for_no_threads()
-
-
-def test_thread_reads_at_most_prefetch_batches_ahead(store, monkeypatch):
-    loader = Loader(store, batch_size=1, prefetch=3)
-    read = []
-    taken = type(store).take
-    monkeypatch.setattr(
-        type(store), "take", lambda self, rows, **o: read.append(1) or taken(self, rows, **o)
+@settings(max_examples=30)
+@given(
+    world_size=st.integers(1, 4),
+    batch_tokens=st.integers(1, 60),
+    max_cell_tokens=st.one_of(st.none(), st.integers(1, 12)),
+    epoch=st.integers(0, 2),
+)
+def test_budgets_give_every_row_once_and_every_rank_as_many_batches(
+    store, *, world_size, batch_tokens, max_cell_tokens, epoch
+):
+    lengths = np.clip(store.lengths, 1, max_cell_tokens)
+    seen = []
+    for rank in range(world_size):
+        loader = Loader(
+            store,
+            batch_tokens=batch_tokens,
+            max_cell_tokens=max_cell_tokens,
+            order="random",
+            rank=rank,
+            world_size=world_size,
+            prefetch=0,
+        )
+        loader.set_epoch(epoch)
+        seen.append(_rows(loader))
+        assert len(seen[-1]) == len(loader)
+        for rows in seen[-1]:
+            assert lengths[rows].sum() <= batch_tokens or len(rows) == 1
+    assert len({len(batches) for batches in seen}) == 1
+    assert sorted(row for batches in seen for batch in batches for row in batch) == list(
+        range(NUM_CELLS)
     )
-    iterator = iter(loader)
-    for handed_out in range(1, 6):
-        next(iterator)
-        deadline = time.monotonic() + 5
-        while len(read) < handed_out + 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.02)
-        assert len(read) == handed_out + 3
-    iterator.close()
-    assert loader.state_dict()["batch"] == 5
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_error_while_reading_reaches_the_consumer(prefetch, tmp_path, write_store, monkeypatch):
-    monkeypatch.setattr("omics.data.store_writer.CHUNK_BYTES", 8)
-    write_store(tmp_path / "s", np.ones((40, 4), int))
-    file = tmp_path / "s" / "gen-1" / "counts.bin"
-    data = bytearray(file.read_bytes())
-    data[100] ^= 1
-    file.write_bytes(data)
-    loader = Loader(open_store(tmp_path / "s"), batch_size=4, prefetch=prefetch)
-    with pytest.raises(CorruptStoreError, match=r"counts\.bin fails its checksum in chunk 12"):
-        list(loader)
-    assert loader.state_dict()["batch"] == 6
-    assert _wait_for_no_threads()
+@pytest.mark.parametrize("limit", [{"batch_size": 5}, {"batch_tokens": 45}])
+def test_dropping_the_last_batch_leaves_only_full_ones(limit, store):
+    kept = Loader(store, order="random", drop_last=True, world_size=2, **limit)
+    every = Loader(store, order="random", world_size=2, **limit)
+    assert _rows(kept) == _rows(every)[: len(kept)]
+    assert len(kept) == len(every) - 1
+    assert kept.state_dict()["position"] == NUM_CELLS
+    assert kept.batches_left == 0
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "block",
+        "mixed",
+        "auto",
+        "weighted:size",
+        "class_balanced:kind",
+        Weighted("size", num_cells=20, replacement=False),
+        Mixed(num_cells=77),
+    ],
+)
+def test_every_order_serves_a_selection_on_several_ranks(order, store):
+    rows = np.arange(3, NUM_CELLS, 2)
+    options = {"rows": rows, "order": order, "batch_size": 3, "seed": 2, "prefetch": 0}
+    whole = [row for batch in _rows(Loader(store, **options)) for row in batch]
+    assert set(whole) <= set(rows.tolist())
+    if order == "auto":
+        assert Loader(store, **options).order == Shuffled()
+        options["order"] = "random"
+    ranks = [_rows(Loader(store, rank=rank, world_size=3, **options)) for rank in range(3)]
+    joined = [row for shares in zip(*ranks, strict=True) for share in shares for row in share]
+    assert joined == whole
+    labels = store.obs["kind"][whole]
+    if "class_balanced" in str(order):
+        assert None not in labels
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_collection_is_mixed_and_read_like_one_store(
+    num_threads, tmp_path, write_store, random_counts
+):
+    parts = [
+        write_store(tmp_path / str(size), random_counts(size, 20, seed=size)) for size in (60, 6)
+    ]
+    cells = StoreCollection(parts)
+    options = {"order": Mixed((3, 1), num_cells=80), "batch_size": 8, "num_threads": num_threads}
+    loader = Loader(cells, reuse_buffers=True, **options)
+    whole = np.concatenate([part.to_anndata().X.toarray() for part in parts])
+    for batch in loader:
+        assert (batch.to_csr().toarray() == whole[batch.rows]).all()
+        assert abs(int((batch.rows >= 60).sum()) - 2) <= 1
+    visits = np.bincount(np.concatenate(_rows(loader)), minlength=66)
+    assert set(visits[:60]) == {1}
+    assert set(visits[60:]) <= {3, 4}
+    state = loader.state_dict()
+    with pytest.raises(ConfigError, match="the store with digest"):
+        Loader(StoreCollection(parts[::-1]), **options).load_state_dict(state)
+
+
+def test_a_batch_does_not_keep_the_order_alive(store):
+    for batch in Loader(store, batch_size=8, order="random", prefetch=0):
+        assert batch.rows.base is None or len(batch.rows.base) == 8 or len(batch) < 8
 
 
 def test_loader_is_a_torch_dataset(store):
     from torch.utils.data import DataLoader
 
-    loader = Loader(store, batch_size=8, shuffle=True)
+    loader = Loader(store, batch_size=8, order="random")
     data = DataLoader(loader.as_iterable_dataset(), batch_size=None)
     assert len(data) == len(loader)
     assert [batch.rows.tolist() for batch in data] == _rows(loader)

@@ -113,6 +113,22 @@ def test_big_endian_and_byte_string_columns_are_made_plain(tmp_path: Path) -> No
     assert found["raw"].tolist() == ["a"] * 6
 
 
+def test_an_index_of_numbers_keeps_its_columns(tmp_path: Path) -> None:
+    path = written(small(), tmp_path)
+    with h5py.File(path, "r+") as handle:
+        del handle["obs/_index"]
+        for name, data in {"_index": [7, 7, 8, 9, 9, 9], "n": np.arange(6)}.items():
+            handle[f"obs/{name}"] = data
+            handle[f"obs/{name}"].attrs.update(
+                {"encoding-type": "array", "encoding-version": "0.2.0"}
+            )
+        handle["obs"].attrs["column-order"] = ["n"]
+    with open_h5ad(path) as source:
+        found = source.obs()
+    assert found["n"].tolist() == list(range(6))
+    assert list(found.index) == ["7", "7", "8", "9", "9", "9"]
+
+
 def drop_obs(handle: h5py.File) -> None:
     del handle["obs"]
 
@@ -236,7 +252,7 @@ def test_hdf5_files_of_other_programs_are_named(
 def test_a_table_too_large_for_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omics.data.sources.source_h5ad.MAX_TABLE_BYTES", 40)
+    monkeypatch.setattr("omics.data.sources.anndata_layout.MAX_TABLE_BYTES", 40)
     with (
         open_h5ad(written(small(), tmp_path)) as source,
         pytest.raises(InputDataError, match=r"table obs of .* declares \d+ bytes"),

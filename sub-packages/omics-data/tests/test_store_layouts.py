@@ -76,7 +76,9 @@ def test_ranked_genes_follow_count_by_median(tmp_path, write_store):
 def test_a_store_without_rank_view_says_how_to_get_one(tmp_path, write_store):
     store = write_store(tmp_path / "s", np.eye(2))
     assert store.rank_digest is None
-    with pytest.raises(UnknownNameError, match=r"no rank view\. Convert it with a table of medians"):
+    with pytest.raises(
+        UnknownNameError, match=r"no rank view\. Convert it with a table of medians"
+    ):
         store.take_ranked([0])
 
 

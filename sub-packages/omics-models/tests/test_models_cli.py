@@ -29,6 +29,7 @@ def test_info_says_what_a_bundle_holds(tmp_path, monkeypatch, capsys):
         "name": "log_normalize",
         "target_sum": 1000.0,
         "field_name": "expression",
+        "added_total": 0.0,
     }
 
 

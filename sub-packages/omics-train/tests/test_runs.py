@@ -75,6 +75,18 @@ def test_prefetching_changes_nothing(atlas, pretrained, tmp_path):
     assert (tmp_path / "r/history.csv").read_bytes() == (pretrained / "history.csv").read_bytes()
 
 
+def test_the_order_of_the_training_cells_can_be_chosen(atlas, pretrained, tmp_path):
+    folder = tmp_path / "r"
+    base = [*atlas.cells, f"working_dir={folder}", *SMALL]
+    train(compose("pretrain", [*base, "data_module.order=class_balanced:cell_type"]), folder)
+    assert (folder / "history.csv").read_bytes() != (pretrained / "history.csv").read_bytes()
+    for name, found in [("randm", "Did you mean 'random'"), ("weighted:cell_typ", "'cell_type'")]:
+        wrong = compose("pretrain", [*base, f"data_module.order={name}", "working_dir=none"])
+        with pytest.raises(UnknownNameError, match=found):
+            train(wrong, tmp_path / "none")
+        assert not (tmp_path / "none").exists()
+
+
 def test_predict_writes_what_the_inference_loop_gives_bit_for_bit(
     atlas, finetuned, tmp_path, capsys
 ):

@@ -26,7 +26,8 @@ class CellBatch:
 
     Attributes:
         indptr: int64 [n + 1], where each cell begins.
-        genes: unsigned [nnz], positions in the gene table, ascending within a cell as stored.
+        genes: unsigned [nnz], positions in the gene table; ascending within a cell as stored, in
+            another order after a transform that orders or adds genes.
         counts: [nnz], unsigned integers (float32 for a non-count layer).
         rows: int64 [n], the cells' rows in their store.
         num_genes: the size of the gene table.

@@ -1,7 +1,7 @@
-"""Opening cells from whatever a command is given: a store folder, or an `.h5ad` file.
+"""Opening cells from whatever a command is given: a store folder, or any source of cells.
 
-- A file becomes a temporary store that lives as long as the `with` block: commands have one way
-  to read cells, and a file is checked for raw counts exactly as `omics-data convert` does.
+- A source becomes a temporary store that lives as long as the `with` block: commands have one way
+  to read cells, and a source is checked for raw counts exactly as `omics-data convert` does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omics.data.errors import MissingPathError
+from omics.data.store_format import CURRENT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,25 +21,22 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_cells(path: str | Path) -> Iterator[CellStore]:
-    """Open a store, or convert a file into one for the time of the block.
+    """Open a store, or convert a source into one for the time of the block.
 
     Args:
-        path: a store folder, or a file that `omics.data.convert` reads.
+        path: a store folder, or what `omics.data.convert` reads.
 
     Yields:
         The store.
 
     Raises:
         MissingPathError: there is nothing at the path.
-        InputDataError: the file holds no raw counts.
+        InputDataError: the source holds no raw counts.
     """
     from omics.data.conversion import convert
     from omics.data.store import open_store
 
-    path = Path(path)
-    if not path.exists():
-        raise MissingPathError(f"{path} does not exist; give a store folder or an .h5ad file.")
-    if path.is_dir():
+    if (Path(path) / CURRENT_NAME).exists():
         yield open_store(path)
         return
     with tempfile.TemporaryDirectory(prefix="omics-") as scratch:

@@ -44,9 +44,7 @@ class ChecksummedFile:
         self._file = path.open("ab")
 
     @classmethod
-    def of_existing(
-        cls, path: Path, dtype: str, seed: int, chunk_bytes: int
-    ) -> ChecksummedFile:
+    def of_existing(cls, path: Path, dtype: str, seed: int, chunk_bytes: int) -> ChecksummedFile:
         """Return the closed file that another library wrote, its sha256 included."""
         file = cls(path, dtype, seed, chunk_bytes)
         file._whole = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The console command `omics-data`: check, convert, info, verify, split, export, synthesize."""
+"""The console command `omics-data`; the longer verbs are in a file of their own each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from omics.data import (
+    check_command,
+    convert_command,
+    doctor_command,
+    qc_command,
+    select_command,
+    shard_command,
+)
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
 
@@ -16,71 +24,16 @@ app = make_app(
     "Look at single-cell files, turn them into stores of raw counts, and divide their cells.",
 )
 
+check_command.add_to(app)
+convert_command.add_to(app)
+qc_command.add_to(app)
+select_command.add_to(app)
+shard_command.add_to(app)
+doctor_command.add_to(app)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store folder.")]
-
-
-@app.command()
-def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .h5ad file, or a store.")],
-    as_json: AsJson = False,
-) -> None:
-    """Explain a file in one screen: raw counts or not, gene ids, labels, what to do next."""
-    from omics.data.check import check_file
-
-    report = check_file(file)
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        typer.echo(report.text())
-
-
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An .h5ad file.")],
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="The folder to create.")],
-    counts: Annotated[
-        str,
-        typer.Option(
-            "--counts",
-            metavar="LOCATION",
-            help="Where the raw counts are: X, raw.X, layers/NAME, or auto to look at the values.",
-        ),
-    ] = "auto",
-    allow_non_counts: Annotated[
-        bool,
-        typer.Option(
-            "--allow-non-counts",
-            help="Keep the values of LOCATION as they are, as float32, though they are no counts.",
-        ),
-    ] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn a file into a store of raw counts; nothing is written if the values are no counts."""
-    from omics.data.conversion import convert as convert_file
-    from omics.data.sources.registry import open_source
-
-    with open_source(source) as opened:
-        total = opened.num_cells
-    with progress("converting", total) as advance:
-        written = convert_file(
-            source,
-            store,
-            location=counts,
-            allow_non_counts=allow_non_counts,
-            overwrite=overwrite,
-            on_progress=advance,
-        )
-    cells, genes = written.shape
-    found = written.provenance
-    say(
-        f"wrote {store}: {cells:,} cells x {genes:,} genes, {written.num_entries:,} non-zeros from "
-        f"{found['location']}, {written.num_bytes:,} bytes"
-    )
-    if found["duplicate_cell_names"]:
-        say(f"note: {found['duplicate_cell_names']:,} cell names occur more than once (kept)")
-    say(f"next: omics-data info {shlex.quote(str(store))}")
 
 
 @app.command()
@@ -97,10 +50,20 @@ def info(store: StorePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(store: StorePath, as_json: AsJson = False) -> None:
-    """Check every byte of a store against its checksums; exit code 4 if one is damaged."""
+def verify(
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="A store folder, or a folder or address of shards."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Check every byte against its checksums; exit code 4 if one is damaged."""
+    from omics.data.shards import MANIFEST_NAME
     from omics.data.store import open_store
 
+    if "://" in store or (Path(store) / MANIFEST_NAME).exists():
+        _verify_shards(store, as_json=as_json)
+        return
     report = open_store(store).verify()
     if as_json:
         print_json(report.to_dict())
@@ -108,6 +71,17 @@ def verify(store: StorePath, as_json: AsJson = False) -> None:
         say(f"{store} is whole: {report.num_files} files, {report.num_bytes:,} bytes")
         if report.extra_files:
             say(f"note: files that do not belong to it: {', '.join(report.extra_files)}")
+
+
+def _verify_shards(address: str, *, as_json: bool) -> None:
+    from omics.data.shards import open_shards
+
+    shards = open_shards(address)
+    checked = shards.verify()
+    if as_json:
+        print_json({"num_shards": len(shards.manifest.shards), "num_bytes": checked})
+    else:
+        say(f"{address} is whole: {len(shards.manifest.shards)} shards, {checked:,} bytes")
 
 
 @app.command()

@@ -96,7 +96,13 @@ def run(app: Callable[[], Any]) -> None:
             _fail(
                 ResourceError(f"No space left while writing {error.filename or 'a file'}."), error
             )
-        raise
+        _fail(
+            ResourceError(
+                f"{error.filename or 'A file'} cannot be used: {error.strerror or error}. Check the "
+                "disk, its permissions and the limit of open files."
+            ),
+            error,
+        )
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(EXIT_INTERRUPTED)

@@ -1,9 +1,11 @@
 """Tells from a sample of values whether a matrix holds raw counts, and if not, what it holds.
 
-- Counts are whole and not negative; nothing else is asked of them (a binary matrix is counts).
+- Counts are whole and not negative; nothing else is asked of them (a binary matrix is counts), but
+  whole numbers that betray another origin are not: ranks (each cell's sum to n(n + 1) / 2), and
+  rounded normalised values (sums nearly but not exactly constant, as rarefied counts never are).
 - Normalised values betray themselves twice: the sums of whole cells are nearly constant, and
-  within a cell every value is a multiple of the smallest one, which stands for a count of 1.
-  Both are looked for in the values and in what they were before log(1 + x) in base e, 2 or 10.
+  within a cell every value is a multiple of one unit, which stands for a count of 1. Both are
+  looked for in the values and in what they were before log(1 + x) in base e, 2 or 10.
 - The sum is lost when genes were selected after normalising, the multiples when counts were
   corrected before it; either is enough. Without both, values up to `MAX_LOG` are called log1p.
 - The best place for counts: X, then layers named after counts, then raw.X, then other layers.
@@ -25,12 +27,22 @@ if TYPE_CHECKING:
     from omics.data.sources.protocol import Matrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ValueKind = Literal["counts", "log1p", "normalized", "scaled", "other", "empty", "unknown"]
+ValueKind = Literal[
+    "counts", "log1p", "normalized", "scaled", "fractional", "ranked", "other", "empty", "unknown"
+]
 
 MAX_LOG = 20.0
 # A spread of cell sums (10th to 90th percentile over the median) below this is called constant.
 CONSTANT_SPREAD = 0.01
 MIN_ROWS = 5
+# Of few cells, or one, less chance is allowed: their sums must agree, or be a power of ten, so well.
+FEW_ROWS_SPREAD = 1e-4
+# A cell with so many values that are multiples of one unit is evidence alone.
+MANY_VALUES = 20
+MAX_UNIT_PARTS = 5
+# Counts that were corrected or shared between genes keep this share of whole numbers.
+FRACTIONAL_WHOLE = 0.2
+PSEUDO_SHARE = 0.05
 MAX_SAMPLED_MATRICES = 16
 
 _LOGS: tuple[tuple[str, Callable[[Array], Array]], ...] = (
@@ -45,8 +57,9 @@ class ValueSummary:
     """What the sampled values of a matrix are.
 
     Attributes:
-        kind: `counts`, `log1p`, `normalized`, `scaled` (negative values), `other`, `empty` (no
-            value but zero) or `unknown` (could not be sampled).
+        kind: `counts`, `log1p` (any logarithm), `normalized`, `scaled` (negative values),
+            `fractional` (counts with fractions: expected, shared or corrected ones), `ranked`,
+            `other`, `empty` (no value but zero) or `unknown` (could not be sampled).
         text: the same in words, with the numbers that show it.
         num_values: how many non-zero values were looked at.
         integer_fraction: the share of them that are whole numbers.
@@ -133,21 +146,96 @@ def _classify(
     low, high = float(values.min()), float(values.max())
     span = f"max {high:.4g}, {_share(whole)} whole numbers"
     if low < 0:
-        return "scaled", f"scaled values (min {low:.4g}, max {high:.4g})", None
+        return _negative(values, indptr, span=f"min {low:.4g}, max {high:.4g}")
     sums = _cell_sums(values, indptr)
-    constant = _constant(sums)
+    if _are_ranks(values, indptr, sums):
+        return "ranked", f"ranks of genes within cells (max {high:,.6g})", None
     if whole == 1.0:
-        note = f"; the sum of every cell is about {_number(constant)}" if constant else ""
-        note = "; every value is 1" if high == 1.0 else note
-        return "counts", f"raw counts (whole numbers, max {high:,.0f}{note})", None
+        return _whole_numbers(values, indptr, sums)
     found = _structure(values, indptr, sums=sums, span=span)
-    if found is not None:
-        return found
+    return found or (*_fractions(values, whole=whole, span=span), None)
+
+
+def _fractions(values: Array, *, whole: float, span: str) -> tuple[ValueKind, str]:
+    """Name values with fractions that show no trace of a normalisation."""
     if whole > 0.9:
-        return "other", f"nearly raw counts, but {_share(1 - whole)} are fractions ({span})", None
-    if high < MAX_LOG:
-        return "log1p", f"log1p values ({span})", None
-    return "other", f"fractional values ({span})", None
+        return "fractional", f"nearly raw counts, but {_share(1 - whole)} are fractions ({span})"
+    # Logarithms written with one decimal are whole now and then, too.
+    one_decimal = bool(np.allclose(values * 10, np.round(values * 10), rtol=1e-6, atol=0))
+    if _are_halves(values) or (whole > FRACTIONAL_WHOLE and not one_decimal):
+        return "fractional", f"counts with fractions, such as expected or shared counts ({span})"
+    if float(values.max()) < MAX_LOG:
+        return "log1p", f"log1p values ({span})"
+    return "other", f"fractional values ({span})"
+
+
+def _are_halves(values: Array) -> bool:
+    return bool((values * 2 == np.floor(values * 2)).all())
+
+
+def _whole_numbers(
+    values: Array, indptr: Array | None, sums: Array
+) -> tuple[ValueKind, str, float | None]:
+    high = float(values.max())
+    constant = _constant(sums)
+    if high == 1.0:
+        return "counts", "raw counts (whole numbers, max 1; every value is 1)", None
+    if constant is not None and _were_rounded(values, indptr, sums):
+        text = (
+            f"normalised values, cells scaled to about {_target(constant)}, then rounded to whole "
+            f"numbers (max {high:,.0f})"
+        )
+        return "normalized", text, constant
+    note = f"; the sum of every cell is about {_number(constant)}" if constant else ""
+    return "counts", f"raw counts (whole numbers, max {high:,.0f}{note})", None
+
+
+def _were_rounded(values: Array, indptr: Array | None, sums: Array) -> bool:
+    """Tell rounded normalised values, whose sums nearly agree, from counts drawn to one depth."""
+    if indptr is None or len(np.unique(sums)) == 1:
+        return False
+    starts = indptr[:-1][np.diff(indptr) > 0]
+    # The smallest value of a cell stands for a count of 1, which is 1 in counts of any depth.
+    no_ones = bool(np.median(np.minimum.reduceat(values, starts)) > 1)
+    # Counts drawn to a depth never exceed it; rounding goes both ways.
+    power = 10.0 ** round(np.log10(float(np.median(sums))))
+    around = abs(float(np.median(sums)) / power - 1) < CONSTANT_SPREAD and bool(
+        (sums > power).any()
+    )
+    return no_ones or (around and power >= 1000)
+
+
+def _are_ranks(values: Array, indptr: Array | None, sums: Array) -> bool:
+    """Tell whether the values of most cells are 1 to n in some order (ties averaged)."""
+    if indptr is None:
+        return False
+    lengths = np.diff(indptr)
+    lengths = lengths[lengths > 0]
+    asked = lengths >= MIN_ROWS
+    enough = asked.sum() >= MIN_ROWS or (lengths >= MANY_VALUES).any()
+    if not enough or not _are_halves(values):
+        return False
+    return bool(np.mean(sums[asked] == (lengths * (lengths + 1) / 2)[asked]) > 0.95)
+
+
+def _negative(
+    values: Array, indptr: Array | None, *, span: str
+) -> tuple[ValueKind, str, float | None]:
+    """Tell a logarithm of x + something small, of which many zeros give the minimum, from others."""
+    low = float(values.min())
+    if np.mean(values == low) > PSEUDO_SHARE:
+        for name, base in (("log2", 2.0), ("log", np.e), ("log10", 10.0)):
+            if float(values.max()) * np.log(base) > 60:
+                continue
+            before = base**values - base**low
+            constant = _constant(_cell_sums(before, indptr))
+            if constant is not None:
+                text = (
+                    f"logarithms, {name}(x + {base**low:.3g}) of counts scaled to about "
+                    f"{_target(constant)} ({span})"
+                )
+                return "log1p", text, constant
+    return "scaled", f"scaled values ({span})", None
 
 
 def _structure(
@@ -158,16 +246,25 @@ def _structure(
     logarithm = _find_logarithm(values, indptr) if float(values.max()) < MAX_LOG else None
     # Small fractions are nearly their own logarithm: believe the straighter of the two.
     straighter = logarithm is None or _spread(sums) <= logarithm[2]
-    if straighter and (constant or _are_multiples(values, indptr)):
-        to = f", cells scaled to about {_number(constant)}" if constant else ""
-        return "normalized", f"normalised values ({span}{to})", constant
-    if logarithm is None:
+    if straighter and constant:
+        text = f"normalised values ({span}, cells scaled to about {_target(constant)})"
+        return "normalized", text, constant
+    # Counts of which some have fractions are multiples of a unit as well: of a half, say.
+    halves = _are_halves(values)
+    if straighter and not halves and _are_multiples(values, indptr):
+        return "normalized", f"normalised values ({span})", None
+    if logarithm is None or halves:
         return None
     name, target, _ = logarithm
     if target is None:
         return "log1p", f"log1p values, {name} of normalised counts ({span})", None
-    text = f"log1p values, {name} of counts scaled to about {_number(target)} ({span})"
+    text = f"log1p values, {name} of counts scaled to about {_target(target)} ({span})"
     return "log1p", text, target
+
+
+def _target(total: float) -> str:
+    """Return what cells were scaled to, with its name where it has one."""
+    return _number(total) + (" (CPM or TPM)" if abs(total / 1e6 - 1) < CONSTANT_SPREAD else "")
 
 
 def _share(share: float) -> str:
@@ -192,10 +289,18 @@ def _cell_sums(values: Array, indptr: Array | None) -> Array:
 
 
 def _spread(sums: Array) -> float:
-    if len(sums) < MIN_ROWS:
+    """Return how far the sums of cells lie apart; infinite where that says nothing."""
+    if len(sums) >= MIN_ROWS:
+        low, middle, high = np.percentile(sums, [10, 50, 90])
+        return float((high - low) / middle) if middle > 0 else float("inf")
+    if not len(sums) or float(sums.min()) <= 0:
         return float("inf")
-    low, middle, high = np.percentile(sums, [10, 50, 90])
-    return float((high - low) / middle) if middle > 0 else float("inf")
+    if len(sums) == 1:
+        power = 10.0 ** round(np.log10(float(sums[0])))
+        spread = abs(float(sums[0]) / power - 1) if power >= 1000 else float("inf")
+    else:
+        spread = float(np.ptp(sums) / np.median(sums))
+    return spread if spread < FEW_ROWS_SPREAD else float("inf")
 
 
 def _constant(sums: Array) -> float | None:
@@ -220,7 +325,11 @@ def _find_logarithm(values: Array, indptr: Array | None) -> tuple[str, float | N
 
 
 def _are_multiples(values: Array, indptr: Array | None) -> bool:
-    """Tell whether the values of most cells are whole multiples of the cell's smallest one."""
+    """Tell whether the values of most cells are whole multiples of a unit of the cell.
+
+    The unit is the smallest value, or, should no gene of the cell have a count of 1, a half, a
+    third, ... of it.
+    """
     if indptr is None:
         return False
     lengths = np.diff(indptr)
@@ -232,13 +341,15 @@ def _are_multiples(values: Array, indptr: Array | None) -> bool:
     ratios = values / np.repeat(smallest, lengths)
     # Ratios near 1 say nothing; large ones lose their fraction to float32.
     telling = (ratios > 1.01) & (ratios < 100)
-    near = telling & (np.abs(ratios - np.round(ratios)) < 0.01)
     per_cell = np.add.reduceat(telling.astype(np.int64), starts)
-    near_per_cell = np.add.reduceat(near.astype(np.int64), starts)
+    fits = np.zeros(len(starts), np.bool_)
+    for parts in range(1, MAX_UNIT_PARTS + 1):
+        scaled = ratios * parts
+        near = telling & (np.abs(scaled - np.round(scaled)) < 0.01)
+        fits |= np.add.reduceat(near.astype(np.int64), starts) > 0.95 * per_cell
     asked = per_cell >= MIN_ROWS
-    if asked.sum() < MIN_ROWS:
-        return False
-    return bool(np.mean(near_per_cell[asked] > 0.95 * per_cell[asked]) > 0.5)
+    enough = asked.sum() >= MIN_ROWS or (per_cell >= MANY_VALUES).any()
+    return bool(enough and np.mean(fits[asked]) > 0.5)
 
 
 def find_counts(matrices: Iterable[Matrix], *, budget: int = SAMPLE_BYTES) -> list[Candidate]:

@@ -5,6 +5,8 @@
 - Parquet keeps neither unused categories nor their order or type, so a categorical is written
   as its values, and its categories as JSON in the schema metadata under the key `omics`.
 - Columns are read one at a time: an atlas has hundreds, training needs two.
+- Categories and strings are held as codes (4 bytes a row) and turned into values only for the rows
+  that are asked for; a whole column as values is there for whoever asks for that.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from omics.data.errors import InputDataError, OmicsError, UnknownNameError, near
 from omics.data.store_format import damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -63,13 +65,14 @@ def write_frame(frame: pd.DataFrame, path: Path, what: str) -> None:
     record = {"index_name": index_name, "categories": categories}
     metadata = dict(table.schema.metadata or {})
     metadata[METADATA_KEY] = json.dumps(record, sort_keys=True, allow_nan=False).encode("ascii")
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        path,
-        compression="zstd",
-        write_page_checksum=True,
-        version="2.6",
-    )
+    with path.open("wb") as stream:  # pyarrow takes no path whose bytes are not UTF-8.
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            stream,
+            compression="zstd",
+            write_page_checksum=True,
+            version="2.6",
+        )
 
 
 class FrameTable:
@@ -84,8 +87,11 @@ class FrameTable:
         self._source = source
         self._num_rows = num_rows
         self._columns: tuple[str, ...] | None = None
+        self._types: dict[str, pa.DataType] = {}
         self._record: dict[str, Any] = {}
         self._cache: dict[str, Array] = {}
+        self._coded: dict[str, tuple[Array, Array]] = {}
+        self._tables: dict[str, Array] = {}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -123,11 +129,67 @@ class FrameTable:
             UnknownNameError: there is no such column.
             CorruptStoreError: the bytes of the column are damaged.
         """
+        self._require(name)
+        return self._values(name)
+
+    def codes(self, name: str) -> tuple[Array, Array]:
+        """Return one column as numbers of its distinct values, without an object per row.
+
+        Args:
+            name: the column, of any type.
+
+        Returns:
+            int32 [n] codes, -1 for missing, and the values [k] that they number: the categories of
+            a categorical in their order, also unused ones; else the distinct values, ascending.
+            Both are kept and read-only. Takes 4 bytes of memory a row.
+
+        Raises:
+            UnknownNameError: there is no such column.
+            CorruptStoreError: the bytes of the column are damaged.
+        """
+        self._require(name)
+        if name not in self._coded:
+            codes, values = self._read_codes(name)
+            codes.flags.writeable = values.flags.writeable = False
+            self._coded[name] = codes, values
+        return self._coded[name]
+
+    def take(self, name: str, rows: Array) -> Array:
+        """Return some values of one column.
+
+        Args:
+            name: the column.
+            rows: integers [m] from 0 to len - 1.
+
+        Returns:
+            [m], the same as `self[name][rows]`; of a column of categories or strings only codes
+            are held in memory.
+
+        Raises:
+            UnknownNameError: there is no such column.
+            CorruptStoreError: the bytes of the column are damaged.
+        """
+        self._require(name)
+        if not self._is_coded(name):
+            return self._values(name)[rows]
+        codes, values = self.codes(name)
+        if name not in self._tables:
+            self._tables[name] = _decoding_table(values, codes)
+        return self._tables[name][codes[rows]]
+
+    def _require(self, name: str) -> None:
         if name not in self.columns:
             raise UnknownNameError(
                 f"{self._source.path} has no column {name!r}.{nearest(name, self.columns)}"
             )
-        return self._values(name)
+
+    def _is_coded(self, name: str) -> bool:
+        return name in self._record["categories"] or self._is_text(name)
+
+    def _is_text(self, name: str) -> bool:
+        import pyarrow as pa
+
+        return pa.types.is_string(self._types[name]) or pa.types.is_large_string(self._types[name])
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the whole table as it was written: categoricals kept, index = names."""
@@ -149,26 +211,30 @@ class FrameTable:
         return self._cache[name]
 
     def _plain_values(self, name: str) -> Array:
-        column = self._read([name]).column(name)
+        if name in self.columns and name in self._record["categories"]:
+            codes, values = self.codes(name)
+            return _decoding_table(values, codes)[codes]
+        return _plain_column(self._read([name]).column(name))
+
+    def _read_codes(self, name: str) -> tuple[Array, Array]:
+        texts = [name] if self._is_text(name) else []
+        column = self._read([name], texts).column(name)
         if name in self._record["categories"]:
-            return _plain_categories(self._categorical(column, name))
-        return _plain_column(column)
+            found = self._categorical(column, name)
+            return np.array(found.codes, np.int32), _category_values(found.categories)
+        return _guarded(self._source.path, lambda: _distinct(column))
 
     def _categorical(self, column: pa.ChunkedArray, name: str) -> pd.Categorical:
         """Return a column of values as the categorical it was written from."""
         import pandas as pd
-        import pyarrow as pa
 
         described = self._record["categories"][name]
         categories = _category_index(described)
-        encoded = column.combine_chunks()
-        if not pa.types.is_dictionary(encoded.type):
-            encoded = encoded.dictionary_encode()
+        encoded = _encoded(column)
         known = categories.get_indexer(pd.Index(encoded.dictionary.to_pandas()))
         if (known < 0).any():
             raise damaged(self._source.path, f"holds values of {name!r} outside its categories")
-        indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        codes = np.append(known, -1)[indices]
+        codes = np.append(known, -1)[_indices(encoded)]
         return pd.Categorical.from_codes(codes, categories, ordered=described["ordered"])
 
     def _read_schema(self) -> None:
@@ -178,14 +244,19 @@ class FrameTable:
             raise damaged(self._source.path, f"is not a table of {self._num_rows} rows with names")
         metadata = file.schema_arrow.metadata or {}
         self._record = _parse_record(metadata.get(METADATA_KEY, b""), names, self._source.path)
+        self._types = {field.name: field.type for field in file.schema_arrow}
         self._columns = tuple(names[1:])
 
-    def _read(self, names: list[str] | None) -> pa.Table:
+    def _read(self, names: list[str] | None, texts: Sequence[str] = ()) -> pa.Table:
+        """Read columns; categories of text, and `texts`, come as dictionaries."""
         _ = self.columns
         texts = [
-            name
-            for name, described in self._record["categories"].items()
-            if described["dtype"] in _TEXT_DTYPES and (names is None or name in names)
+            *texts,
+            *(
+                name
+                for name, described in self._record["categories"].items()
+                if described["dtype"] in _TEXT_DTYPES and (names is None or name in names)
+            ),
         ]
         return _guarded(
             self._source.path,
@@ -325,19 +396,56 @@ def _parse_record(data: bytes, names: list[str], path: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def _plain_categories(values: pd.Categorical) -> Array:
-    categories = values.categories.to_numpy()
-    codes = np.asarray(values.codes, np.int64)
-    if categories.dtype.kind == "f":
-        return np.append(categories, np.nan)[codes]
-    if categories.dtype.kind in _NUMBER_KINDS and (codes >= 0).all():
-        return categories[codes]
-    table = np.empty(len(categories) + 1, dtype=object)
-    table[:-1] = categories.tolist()
-    return table[codes]
+def _category_values(categories: pd.Index) -> Array:
+    values = categories.to_numpy()
+    if values.dtype.kind in _NUMBER_KINDS:
+        return np.array(values)
+    return np.array([*categories.tolist(), None], dtype=object)[:-1]
 
 
-def _plain_column(column: pa.ChunkedArray) -> Array:
+def _decoding_table(values: Array, codes: Array) -> Array:
+    """Return values [k + 1] by code; the last is that of missing ones, if there are any."""
+    if values.dtype.kind == "f":
+        return np.append(values, np.nan)
+    if values.dtype.kind in _NUMBER_KINDS and (codes >= 0).all():
+        return values
+    table = np.empty(len(values) + 1, dtype=object)
+    table[:-1] = values.tolist()
+    return table
+
+
+def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column as one dictionary-encoded array."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    return column.unify_dictionaries().combine_chunks()
+
+
+def _indices(encoded: pa.DictionaryArray) -> Array:
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False))
+
+
+def _distinct(column: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Return int32 codes [n] and the distinct values [k], ascending."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.null_count == len(column):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        return np.full(len(column), -1, np.int32), np.array(_empty(kind))
+    encoded = _encoded(column)
+    ascending = pc.sort_indices(encoded.dictionary)
+    values = _plain_column(encoded.dictionary.take(ascending))
+    if values.dtype.kind == "f":
+        values = values[~np.isnan(values)]  # They come last, and are missing values here.
+    ranks = np.full(len(ascending) + 1, -1, np.int32)
+    ranks[ascending.to_numpy()[: len(values)]] = np.arange(len(values))
+    return ranks[_indices(encoded)], values
+
+
+def _plain_column(column: pa.ChunkedArray | pa.Array) -> Array:
     import pyarrow as pa
 
     if column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.block_encoding import COUNT_BINS
+from omics.data.block_encoding import LARGE_BINS, SMALL_BINS
 from omics.data.compiled import compiled
 
 if TYPE_CHECKING:
@@ -25,19 +25,21 @@ FLUSH_CELLS = 2**31
 
 
 class CountStatistics:
-    """The histogram of counts of every gene.
+    """The histogram of the counts of every gene, see `block_encoding.encode_counts`.
 
     Args:
         num_genes: how many.
 
     Attributes:
-        histogram: uint32 [g, COUNT_BINS], see `block_encoding.encode_counts`.
-        large_sums: int64 [g].
+        small: uint32 [g, SMALL_BINS].
+        large: uint32 [g, LARGE_BINS].
+        escaped_sums: int64 [g].
     """
 
     def __init__(self, num_genes: int) -> None:
-        self.histogram = np.zeros((num_genes, COUNT_BINS), np.uint32)
-        self.large_sums = np.zeros(num_genes, np.int64)
+        self.small = np.zeros((num_genes, SMALL_BINS), np.uint32)
+        self.large = np.zeros((num_genes, LARGE_BINS), np.uint32)
+        self.escaped_sums = np.zeros(num_genes, np.int64)
         self._flushed: Array | None = None
         self._cells = 0
 
@@ -45,42 +47,38 @@ class CountStatistics:
         """Prepare for so many more cells; called before they are added."""
         if self._cells + num_cells >= FLUSH_CELLS:
             self._flushed = self.totals()
-            self.histogram[:] = 0
+            self.small[:] = 0
+            self.large[:] = 0
             self._cells = 0
         self._cells += num_cells
 
     def totals(self) -> Array:
-        """Return int64 [g, COUNT_BINS], the histogram of all cells so far."""
-        totals = self.histogram.astype(np.int64)
+        """Return int64 [g, LARGE_BINS], the histogram of all cells so far."""
+        totals = self.large.astype(np.int64)
+        totals[:, :SMALL_BINS] += self.small
         return totals if self._flushed is None else totals + self._flushed
 
-    def restore(self, totals: Array, large_sums: Array) -> None:
-        """Continue from what `totals` and `large_sums` were."""
+    def restore(self, totals: Array, escaped_sums: Array) -> None:
+        """Continue from what `totals` and `escaped_sums` were."""
         self._flushed = totals
-        self.large_sums[:] = large_sums
+        self.escaped_sums[:] = escaped_sums
 
-    def sums(self) -> Array:
-        """Return int64 [g], the sum of each gene's counts."""
-        small = self.totals()[:, :-1] @ np.arange(COUNT_BINS - 1, dtype=np.int64)
-        return np.asarray(small + self.large_sums)
-
-    def detection(self) -> Array:
-        """Return int64 [g], the number of cells that have a count of each gene."""
-        return np.asarray(self.totals().sum(axis=1))
-
-    def medians(self) -> tuple[Array, Array]:
-        """Return the medians that the histogram shows.
+    def finish(self) -> tuple[Array, Array, Array, Array]:
+        """Return what the histogram says of each gene.
 
         Returns:
-            float64 [g], 0 for a gene that no cell has; and bool [g], True where the median is
-            among the large counts and must be looked up.
+            int64 [g] sums of counts; int64 [g] numbers of cells that have one; float64 [g] medians
+            of these counts, 0 for a gene that no cell has; bool [g], True where the median is
+            among the counts from 255 and must be looked up.
         """
-        totals = np.cumsum(self.totals(), axis=1)
-        detection = totals[:, -1]
+        totals = self.totals()
+        sums = totals[:, :-1] @ np.arange(LARGE_BINS - 1) + self.escaped_sums
+        np.cumsum(totals, axis=1, out=totals)
+        detection = totals[:, -1].copy()
         lower = (totals <= ((detection - 1) // 2)[:, None]).sum(axis=1)
         upper = (totals <= (detection // 2)[:, None]).sum(axis=1)
         medians = np.where(detection > 0, (lower + upper) / 2, 0.0)
-        return medians, (detection > 0) & (upper >= COUNT_BINS - 1)
+        return sums, detection, medians, (detection > 0) & (upper >= LARGE_BINS - 1)
 
 
 def collected_medians(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_ENSEMBL = re.compile(r"ENS[A-Z]*G\d{11}(\.\d+)?(_PAR_Y)?")
+_VERSION = re.compile(r"(ENS[A-Z]*G\d{11})\.\d+(_PAR_Y)?")
+MAX_ID_LENGTH = 1000
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "feature_name")
 
@@ -90,6 +96,35 @@ class GeneTable:
         return {name: position for position, name in enumerate(self.ids.tolist())}
 
 
+def gene_id_system(ids: Sequence[str] | Array) -> str:
+    """Say which kind of identifier most of these are.
+
+    Args:
+        ids: gene ids.
+
+    Returns:
+        `Ensembl ids` (with or without versions), `Entrez ids` (plain numbers), or `gene symbols`,
+        which stands for every other kind of name too; `gene symbols` when there are none.
+    """
+    ensembl = sum(_ENSEMBL.fullmatch(name) is not None for name in ids)
+    if 2 * ensembl > len(ids):
+        return "Ensembl ids"
+    numbers = sum(name.isascii() and name.isdigit() for name in ids)
+    return "Entrez ids" if 2 * numbers > len(ids) else "gene symbols"
+
+
+def without_version(name: str) -> str:
+    """Return an Ensembl gene id without its version; any other name as it is.
+
+    `_PAR_Y` stays: it tells the copy of a gene on chromosome Y from the one on X.
+
+    Args:
+        name: a gene id.
+    """
+    found = _VERSION.fullmatch(name)
+    return name if found is None else found[1] + (found[2] or "")
+
+
 def gene_digest(ids: Iterable[str]) -> str:
     """Return the sha256 (hex) of gene ids joined by newlines, in UTF-8.
 
@@ -105,8 +140,17 @@ def _is_text(value: object) -> bool:
 
 def _check_ids(names: list[str]) -> None:
     """Refuse ids that could not be told apart later."""
-    for position, name in enumerate(names):
-        if not name or any(ord(character) < 32 for character in name):
+    # A look at all of them in one go: this runs for every table that is opened.
+    longest = max(names, key=len, default="")
+    if len(longest) > MAX_ID_LENGTH:
+        raise InputDataError(
+            f"A gene id has {len(longest):,} characters ({longest[:40]!r}...); {MAX_ID_LENGTH:,} is "
+            "the limit. Mend the var index of the source."
+        )
+    if "" in names or _CONTROL.search("".join(names)):
+        for position, name in enumerate(names):
+            if name and not _CONTROL.search(name):
+                continue
             raise InputDataError(
                 f"The id of gene {position} is {name!r}: gene ids must not be empty or hold "
                 "control characters. Mend the var index of the source."

@@ -207,6 +207,11 @@ def map_file(path: Path, size: int) -> mmap.mmap | bytes:
         if found != size:
             raise damaged(path, f"holds {found} bytes instead of {size}")
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) if size else b""
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be mapped: {error.strerror}. Close other programs or stores, or raise "
+            "the limit of open files (ulimit -n)."
+        ) from error
     finally:
         os.close(descriptor)
 

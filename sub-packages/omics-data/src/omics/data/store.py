@@ -161,6 +161,7 @@ class CellStore:
         self._var = FrameTable(self._files["var.parquet"], manifest.n_genes)
         self._offsets = self._files["offsets.bin"]
         self._packed = manifest.layout == PACKED
+        self._count_dtype: np.dtype[Any]
         if manifest.has_escapes:
             self._count_dtype = np.dtype(np.uint32)
         elif manifest.value_file is None:
@@ -370,7 +371,7 @@ class CellStore:
             counts=counts,
             rows=cells,
             num_genes=self.shape[1],
-            obs={name: self.obs[name][cells] for name in obs},
+            obs={name: self.obs.take(name, cells) for name in obs},
         )
 
     def take_ranked(

@@ -308,7 +308,7 @@ def data_layout(
     else:
         allowed = ("uint8", "uint16", "uint32") if value_kind == COUNTS else ("float32",)
         files["genes.bin"] = (gene_dtype(n_genes), nnz)
-        known = value_dtype if value_dtype in allowed else allowed[-1]
+        known = value_dtype if value_dtype is not None and value_dtype in allowed else allowed[-1]
         files[value_file(value_kind)] = (known, nnz)
     if layout == PACKED or value_dtype == "uint8":
         files["escape_positions.bin"] = ("int64", num_escapes)

@@ -73,9 +73,8 @@ def verify_content(store: CellStore, files: Mapping[str, MappedFile]) -> None:
         if store.rank_digest is not None:
             _check_ranks(store, batch, files)
     if counting:
-        detection = statistics.detection()
-        _compare("gene_sums.bin", files, statistics.sums())
-        medians, unknown = statistics.medians()
+        sums, detection, medians, unknown = statistics.finish()
+        _compare("gene_sums.bin", files, sums)
     else:
         medians, unknown = np.zeros(store.shape[1]), detection > 0
     _compare("gene_detection.bin", files, detection)
@@ -104,7 +103,7 @@ def _count(batch: CellBatch, statistics: CountStatistics, files: Mapping[str, Ma
         np.empty(len(batch.genes), np.uint8),
     )
     cell_sums = np.zeros(len(batch), np.int64)
-    sums = (statistics.histogram, statistics.large_sums, cell_sums)
+    sums = (statistics.small, statistics.large, statistics.escaped_sums, cell_sums)
     wrong = encode_counts(
         batch.indptr,
         batch.genes.astype(np.int64),

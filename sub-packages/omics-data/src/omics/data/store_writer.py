@@ -26,6 +26,7 @@ from omics.data.atomic_files import (
     write_bytes,
     writer_lock,
 )
+from omics.data.batch_buffers import BatchBuffers
 from omics.data.block_checks import (
     BlockError,
     check_genes,
@@ -138,11 +139,7 @@ class StoreWriter:
             raise UsageError(f"There is no layout {layout!r}.{nearest(layout, LAYOUTS)}")
         if value_kind == FLOATS and (layout == PACKED or rank_medians is not None):
             raise UsageError("The packed layout and the rank view are for counts only.")
-        self._provenance = dict(provenance or {})
-        try:
-            canonical_json(self._provenance)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"provenance must be plain JSON: {error}.") from None
+        self._provenance = _plain_json(provenance or {})
         self.path = Path(path)
         self._genes = GeneTable([str(name) for name in genes_frame.index])
         self._genes_frame = genes_frame
@@ -178,6 +175,7 @@ class StoreWriter:
         self._folder = self.path / f".{generation_name(self._generation)}.tmp"
         self._files: dict[str, ChecksummedFile] = {}
         self._largest = 0
+        self._buffers = BatchBuffers()
         self._statistics = CountStatistics(len(self._genes))
         self._float_sums = np.zeros(len(self._genes), np.float64)
         self._float_detection = np.zeros(len(self._genes), np.int64)
@@ -244,13 +242,13 @@ class StoreWriter:
             "largest": self._largest,
             "files": {name: [file.dtype, file.size] for name, file in self._files.items()},
         }
-        arrays = {
+        arrays: dict[str, Array] = {
             f"checksums {name}": np.array(file.complete_checksums(), np.uint64)
             for name, file in self._files.items()
         }
         if self._value_kind == COUNTS:
             arrays["histogram"] = self._statistics.totals()
-            arrays["large_sums"] = self._statistics.large_sums
+            arrays["escaped_sums"] = self._statistics.escaped_sums
         else:
             arrays["float_sums"] = self._float_sums
             arrays["float_detection"] = self._float_detection
@@ -279,7 +277,7 @@ class StoreWriter:
             self._files.clear()
             return False
         if self._value_kind == COUNTS:
-            self._statistics.restore(arrays["histogram"], arrays["large_sums"])
+            self._statistics.restore(arrays["histogram"], arrays["escaped_sums"])
         else:
             self._float_sums = arrays["float_sums"]
             self._float_detection = arrays["float_detection"]
@@ -325,10 +323,10 @@ class StoreWriter:
     def _write_counts(self, indptr: Array, genes: Array, values: Array) -> None:
         statistics = self._statistics
         statistics.make_room(len(indptr) - 1)
-        positions = np.empty(len(values), gene_dtype(len(self._genes)))
-        codes = np.empty(len(values), np.uint8)
+        positions = self._buffers.array("genes", len(values), gene_dtype(len(self._genes)))
+        codes = self._buffers.array("codes", len(values), np.uint8)
         cell_sums = np.zeros(len(indptr) - 1, np.int64)
-        sums = (statistics.histogram, statistics.large_sums, cell_sums)
+        sums = (statistics.small, statistics.large, statistics.escaped_sums, cell_sums)
         escapes = encode_counts(indptr, genes, values, coded=(positions, codes), sums=sums)
         if len(escapes) and escapes[0] < 0:
             raise _block_error(int(escapes[0]), genes, values, len(self._genes))
@@ -374,17 +372,20 @@ class StoreWriter:
 
     # --- the end ---------------------------------------------------------------------------------
 
-    def finish(self, obs: pd.DataFrame) -> None:
+    def finish(self, obs: pd.DataFrame, *, provenance: dict[str, Any] | None = None) -> None:
         """Write obs and everything else, then make the store visible.
 
         Args:
             obs: one row per cell, in the order they were appended; its index holds their names.
+            provenance: in place of the one given at the beginning.
 
         Raises:
             InputDataError: obs has another number of rows, or a column cannot be kept.
         """
         if self._closed:
             raise UsageError(_CLOSED)
+        if provenance is not None:
+            self._provenance = _plain_json(provenance)
         if len(obs) != self.num_cells:
             raise InputDataError(
                 f"obs has {len(obs)} rows for {self.num_cells} cells in the matrix. The source "
@@ -423,8 +424,7 @@ class StoreWriter:
 
     def _gene_statistics(self) -> dict[str, Array]:
         if self._value_kind == COUNTS:
-            sums, detection = self._statistics.sums(), self._statistics.detection()
-            medians, unknown = self._statistics.medians()
+            sums, detection, medians, unknown = self._statistics.finish()
         else:
             sums, detection = self._float_sums, self._float_detection
             medians, unknown = np.zeros(len(self._genes), np.float64), detection > 0
@@ -548,6 +548,14 @@ _CLOSED = (
     "a block that was refused."
 )
 _ESCAPED_FILES = ("counts.bin", "escape_positions.bin", "escape_counts.bin")
+
+
+def _plain_json(provenance: dict[str, Any]) -> dict[str, Any]:
+    try:
+        canonical_json(provenance)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"provenance must be plain JSON: {error}.") from None
+    return dict(provenance)
 
 
 def _aligned(medians: Mapping[str, float], genes: GeneTable) -> Array:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from omics.data.errors import ConfigError
 from omics.data.transforms import (
-    LogNormalize,
     Transform,
     check_transforms,
     transform_from_dict,
@@ -159,7 +158,7 @@ def _place(preprocessing: list[Transform], random_steps: list[Transform]) -> lis
                 f"data_module.augmentations holds {step.name!r}, which inference needs too: "
                 "move it to data_module.transforms."
             )
-    last = max((i for i, s in enumerate(preprocessing) if isinstance(s, LogNormalize)), default=-1)
+    last = max((i for i, s in enumerate(preprocessing) if "normalises" in s.kinds()), default=-1)
     joined = [*preprocessing[: last + 1], *random_steps, *preprocessing[last + 1 :]]
     check_transforms(joined)
     return joined

@@ -44,6 +44,8 @@ class DataConfig:
         predict_split: the cells that `test` and `predict` read; null means all (predict) or
             `test` (test).
         batch_size: cells per micro-batch.
+        order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
+            `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
             checkpoint, which is where it belongs.
         augmentations: random steps of training only (`sample_genes`), run right after the
@@ -58,6 +60,7 @@ class DataConfig:
     validation_split: str = "validation"
     predict_split: str | None = None
     batch_size: int = 32
+    order: str = "random"
     transforms: list[dict[str, Any]] | None = None
     augmentations: list[dict[str, Any]] = field(default_factory=list)
     change_ratio: float = 0.15

@@ -214,13 +214,13 @@ class _Parts:
     tokenizer: BoundGeneTokenizer
     objective: Objective
 
-    def loader(self, rows: Array, *, shuffle: bool, training: bool) -> Loader:
+    def loader(self, rows: Array, *, order: str, training: bool) -> Loader:
         data = self.config.data_module
         return Loader(
             self.store,
             rows=rows,
             batch_size=data.batch_size,
-            shuffle=shuffle,
+            order=order,
             transforms=self.source.training_steps if training else self.source.preprocessing,
             obs=tuple(self.config.label_columns),
             seed=self.config.seed,
@@ -230,12 +230,13 @@ class _Parts:
 
     def plain_tokens(self, rows: Array) -> Iterator[TokenBatch]:
         """Yield the tokens of cells as inference sees them."""
-        for cells in self.loader(rows, shuffle=False, training=False):
+        for cells in self.loader(rows, order="sequential", training=False):
             yield self.tokenizer.encode(cells)
 
     def batches(self, rows: Array, *, shuffle: bool, training: bool) -> TrainingBatches:
+        order = self.config.data_module.order if shuffle else "sequential"
         return TrainingBatches(
-            loader=self.loader(rows, shuffle=shuffle, training=training),
+            loader=self.loader(rows, order=order, training=training),
             tokenizer=self.tokenizer,
             objective=self.objective,
             window=self.config.trainer.accumulate_grad_batches if shuffle else 1,

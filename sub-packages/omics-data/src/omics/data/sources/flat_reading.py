@@ -1,9 +1,11 @@
 """`FlatReader`: reads ranges of a one-dimensional array of a file, past HDF5 where that is safe.
 
-- A contiguous dataset of plain numbers is one region of the file: it is read straight into the
-  result, which costs half of what HDF5 needs. The region is trusted only if HDF5 returns the same
-  bytes at both of its ends.
-- Anything else (chunks, filters, foreign byte order, zarr) goes through the dataset itself.
+- A dataset of plain numbers without filters is one region of the file, or one for each chunk: these
+  are read straight into the result, which costs half of what HDF5 needs. They are trusted only if
+  HDF5 returns the same bytes at both ends of the dataset.
+- Its memory is used again once nobody holds what was read into it: fresh pages for every block
+  would cost as much as reading.
+- Anything else (filters, foreign byte order, chunks never written, zarr) goes through the dataset.
 """
 
 from __future__ import annotations
@@ -36,23 +38,25 @@ class FlatReader:
     def __init__(self, path: Path, dataset: Any) -> None:
         self.name = str(getattr(dataset, "name", "its data"))
         self._dataset = dataset
-        self._offset = _region(dataset)
-        self._descriptor: int | None = None
-        if self._offset is not None:
+        self._descriptor = -1
+        self._free: list[bytearray] = []
+        # Item where each run of the file begins, and its place in the file; runs are contiguous.
+        self._runs: tuple[Array, Array] | None = _runs(dataset)
+        if self._runs is not None:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._descriptor)
             if not self._agrees():
-                self._offset = None
+                self._runs = None
 
     def _agrees(self) -> bool:
         size = len(self._dataset)
-        ends = (slice(0, _COMPARED_ITEMS), slice(max(size - _COMPARED_ITEMS, 0), size))
+        ends = ((0, min(_COMPARED_ITEMS, size)), (max(size - _COMPARED_ITEMS, 0), size))
         return all(
             np.array_equal(
-                self._read_region(where.start, min(where.stop, size)).view(np.uint8),
-                np.asarray(self._dataset[where]).view(np.uint8),
+                self.read(begin, end).view(np.uint8),
+                np.asarray(self._dataset[begin:end]).view(np.uint8),
             )
-            for where in ends
+            for begin, end in ends
         )
 
     def read(self, begin: int, end: int) -> Array:
@@ -62,38 +66,79 @@ class FlatReader:
             OSError, RuntimeError: what h5py raises for a damaged file; OSError for a file that
                 was cut short.
         """
-        if self._offset is not None:
-            return self._read_region(begin, end)
-        found = self._dataset[begin:end]
-        return np.asarray(found.astype(found.dtype.newbyteorder("="), copy=False))
+        if self._runs is None:
+            found = self._dataset[begin:end]
+            return np.asarray(found.astype(found.dtype.newbyteorder("="), copy=False))
+        firsts, places = self._runs
+        items = self._memory(end - begin)
+        memory = items.view(np.uint8).data
+        run = int(np.searchsorted(firsts, begin, side="right")) - 1
+        at = begin
+        while at < end:
+            last = end if run + 1 == len(firsts) else min(end, int(firsts[run + 1]))
+            place = int(places[run]) + (at - int(firsts[run])) * items.itemsize
+            size = (last - at) * items.itemsize
+            self._fill(memory[:size], place)
+            memory = memory[size:]
+            at = last
+            run += 1
+        return items
 
-    def _read_region(self, begin: int, end: int) -> Array:
-        assert self._descriptor is not None
-        assert self._offset is not None
-        items = np.empty(end - begin, self._dataset.dtype)
-        memory = memoryview(items.view(np.uint8))
-        place = self._offset + begin * items.itemsize
+    def _fill(self, memory: memoryview, place: int) -> None:
         while memory:
             count = os.preadv(self._descriptor, [memory], place)
             if count == 0:
                 raise OSError("the file ends before its data does")
             memory = memory[count:]
             place += count
+
+    def _memory(self, num_items: int) -> Array:
+        """Return an array that gives its memory back when it and all its slices are gone."""
+        size = num_items * self._dataset.dtype.itemsize
+        while self._free:
+            held = self._free.pop()
+            if len(held) >= size:
+                break
+        else:
+            held = bytearray(size + size // 4)
+        # The base of a slice is this array, as its own base is no array: it lives as long as they.
+        items = np.frombuffer(memoryview(held)[:size], self._dataset.dtype)
+        weakref.finalize(items, self._free.append, held)
         return items
 
 
-def _region(dataset: Any) -> int | None:
-    """Return where a dataset begins in its file if it is one region of native numbers."""
-    identifier = getattr(dataset, "id", None)
+def _runs(dataset: Any) -> tuple[Array, Array] | None:
+    """Return where the parts of a dataset lie in its file, if they are plain native numbers."""
+    identifier: Any = getattr(dataset, "id", None)
     if not hasattr(identifier, "get_offset") or not hasattr(os, "preadv"):
         return None
     if dataset.file.driver != "sec2":  # Not a plain file on the disk.
         return None
-    if dataset.chunks is not None or dataset.external or dataset.is_virtual:
+    if dataset.external or dataset.is_virtual or dataset.size == 0:
         return None
-    if dataset.dtype.kind not in "iuf" or not dataset.dtype.isnative or dataset.size == 0:
+    if dataset.dtype.kind not in "iuf" or not dataset.dtype.isnative:
         return None
     if identifier.get_create_plist().get_nfilters():
         return None
-    offset = identifier.get_offset()
-    return None if offset is None else int(offset)
+    if dataset.chunks is None:
+        offset = identifier.get_offset()
+        return None if offset is None else (np.zeros(1, np.int64), np.array([offset], np.int64))
+    return _chunk_runs(dataset, identifier)
+
+
+def _chunk_runs(dataset: Any, identifier: Any) -> tuple[Array, Array] | None:
+    chunk = int(dataset.chunks[0])
+    size = chunk * dataset.dtype.itemsize
+    places = np.full(-(-len(dataset) // chunk), -1, np.int64)
+
+    def note(stored: Any) -> None:
+        number = stored.chunk_offset[0] // chunk
+        if number < len(places) and stored.filter_mask == 0 and stored.size == size:
+            places[number] = stored.byte_offset
+
+    identifier.chunk_iter(note)
+    if (places < 0).any():  # One was never written: HDF5 knows its fill value.
+        return None
+    # Chunks that follow each other in the file are read in one go.
+    begins = np.flatnonzero(np.diff(places, prepend=places[0] - size - 1) != size)
+    return begins * chunk, places[begins]

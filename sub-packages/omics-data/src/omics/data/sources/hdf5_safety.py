@@ -6,16 +6,23 @@
   objects, attribute sizes, chunk sizes and declared-to-stored ratios are bounded (bombs).
 - Only filters that come with h5py are accepted: others would load a plug-in from the disk.
 - A file that is not HDF5 is described by what it looks like: most are broken downloads.
+- libhdf5 crashes or loops for ever on some damaged files. So a child process (`guarded_reading`)
+  first reads all that such damage sits in: every object, attribute, chunk index and text, and one
+  value of every list of numbers. What then is left to us are values, which it reads safely.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import InputDataError, MissingPathError, OmicsError, UsageError
+from omics.data.sources.guarded_reading import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,16 +51,68 @@ _FIRST_BYTES = (
     (b"RDX", "an R data file"),
     (b"\x93NUMPY", "a numpy array file"),
 )
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _WEB_PAGE = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 _LFS = b"version https://git-lfs"
 
 
+@dataclass(frozen=True, slots=True)
+class TextRead:
+    """How much text of a file the guarding child has read.
+
+    Attributes:
+        num_bytes: of text of variable length.
+        unread: datasets of text that were not read, or not to their end, because of the limit of
+            `limited_text`.
+    """
+
+    num_bytes: int
+    unread: tuple[str, ...] = ()
+
+
+_TEXT_LIMIT: ContextVar[int | None] = ContextVar("text_limit", default=None)
+
+
 @contextlib.contextmanager
-def open_safely(path: str | Path) -> Iterator[h5py.File]:
+def limited_text(num_bytes: int) -> Iterator[None]:
+    """Within the block, let the guarding child read no more text of a file than this.
+
+    Text beyond it must then not be read by anyone: ask `text_read` what was not seen.
+
+    Args:
+        num_bytes: of text of variable length and of the references to it. Tables of genes come
+            first, then those of cells, then the rest.
+    """
+    token = _TEXT_LIMIT.set(num_bytes)
+    try:
+        yield
+    finally:
+        _TEXT_LIMIT.reset(token)
+
+
+def text_read(path: str | Path) -> TextRead:
+    """Let the guarding child read a file, unless it has done so, and say how much text it met.
+
+    Args:
+        path: an HDF5 file.
+
+    Raises:
+        InputDataError: the file is refused or damaged.
+    """
+    import_module("h5py")  # Once here, so that no forked child has to.
+    options = {"text_bytes": _TEXT_LIMIT.get()}
+    found = guarded(f"{__name__}:touch_file", path, library="the HDF5 library", options=options)
+    return TextRead(found["text_bytes"], tuple(found["unread"]))
+
+
+@contextlib.contextmanager
+def open_safely(path: str | Path, *, guard: bool = True) -> Iterator[h5py.File]:
     """Open an HDF5 file read-only after checking every object in it.
 
     Args:
         path: the file.
+        guard: let a child process read it first, so that a crash or a hang of the HDF5 library is
+            an error; to be switched off only by what runs in such a child, or tests of inner parts.
 
     Yields:
         The open file, closed on exit.
@@ -62,11 +121,21 @@ def open_safely(path: str | Path) -> Iterator[h5py.File]:
         MissingPathError: there is no such path.
         UsageError: the path is a folder or not a regular file.
         InputDataError: the file is not HDF5, is damaged, or holds something refused.
+        ResourceError: no child process can be started.
     """
-    import h5py
-
     path = Path(path)
     _require_hdf5(path)
+    if guard:
+        text_read(path)
+    with _checked(path) as (handle, _):
+        yield handle
+
+
+@contextlib.contextmanager
+def _checked(path: Path) -> Iterator[tuple[h5py.File, list[str]]]:
+    """Open a file; yield it and the names of its objects once every one has been checked."""
+    import h5py
+
     try:
         handle = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=10007)
     except OSError as error:
@@ -75,9 +144,10 @@ def open_safely(path: str | Path) -> Iterator[h5py.File]:
             f"be cut short by an interrupted download or still be open for writing; fetch it again."
         ) from error
     with handle:
+        walk = _Walk(path, handle)
         with readable(f"{path}"):
-            _Walk(path, handle).check()
-        yield handle
+            walk.check()
+        yield handle, walk.names
 
 
 @contextlib.contextmanager
@@ -110,9 +180,16 @@ def _reader_errors() -> tuple[type[Exception], ...]:
     return (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, unknown)
 
 
-def _require_hdf5(path: Path) -> None:
-    import h5py
+def is_hdf5(path: str | Path) -> bool:
+    """Say whether a path is a regular file with the signature of HDF5.
 
+    Args:
+        path: of anything, or nothing.
+    """
+    return Path(path).is_file() and _head_unless_hdf5(Path(path)) is None
+
+
+def _require_hdf5(path: Path) -> None:
     if not path.exists():
         raise MissingPathError(f"There is no file {path}.")
     if path.is_dir():
@@ -120,13 +197,26 @@ def _require_hdf5(path: Path) -> None:
         raise UsageError(f"{path} is {kind}, not an .h5ad file; give the path of the file.")
     if not path.is_file():
         raise UsageError(f"{path} is a pipe or a device, not a file; copy it to a file first.")
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as stream:
-            head = stream.read(512)
+    head = _head_unless_hdf5(path)
+    if head is not None:
         raise InputDataError(
             f"{path} ({path.stat().st_size:,} bytes) is not an HDF5 file, so it is not an .h5ad "
             f"file: it looks like {describe_bytes(head)}."
         )
+
+
+def _head_unless_hdf5(path: Path) -> bytes | None:
+    """Return the first bytes of a file without an HDF5 signature; None if it has one."""
+    # Where the format puts it: at 0, or after a user block of 512, 1024, 2048, ... bytes.
+    size, offset = path.stat().st_size, 0
+    with path.open("rb") as stream:
+        head = stream.read(512)
+        while offset + len(_SIGNATURE) <= size:
+            stream.seek(offset)
+            if stream.read(len(_SIGNATURE)) == _SIGNATURE:
+                return None
+            offset = max(512, 2 * offset)
+    return head
 
 
 def describe_bytes(head: bytes) -> str:
@@ -178,12 +268,14 @@ class _Walk:
         self.handle = handle
         self.file_bytes = path.stat().st_size
         self.seen: set[int] = set()
+        self.names: list[str] = []
 
     def check(self) -> None:
         stack: list[tuple[Any, int]] = [(self.handle["/"], 0)]
         while stack:
             node, depth = stack.pop()
             if self._is_new(node):
+                self.names.append(node.name)
                 self._check_attributes(node)
                 stack.extend((child, depth + 1) for child in self._children(node, depth))
 
@@ -269,3 +361,145 @@ class _Walk:
             f"followed for safety. If you trust the file, load it with anndata and write a plain "
             f"copy: anndata.read_h5ad(path).write_h5ad(new_path)."
         )
+
+
+# --- in the guarding child -----------------------------------------------------------------------
+
+
+def touch_file(path: str, *, text_bytes: int | None = None) -> dict[str, Any]:
+    """Read whatever damage may make libhdf5 crash or loop; run in a child by `text_read`.
+
+    Args:
+        path: an HDF5 file.
+        text_bytes: stop reading text after so many bytes; None reads all.
+
+    Returns:
+        `text_bytes` read, and the datasets of text left `unread`.
+
+    Raises:
+        InputDataError: an object is refused; what merely cannot be read is left to the reader.
+        MemoryError: a text needs more than this process may use.
+    """
+    with _checked(Path(path)) as (handle, names):
+        touch = _Touch(Path(path), handle, text_bytes)
+        for name in sorted(names, key=_urgency):
+            touch.object(name)
+        return {"text_bytes": touch.text_bytes, "unread": touch.unread}
+
+
+# Should there be more text than may be read: genes before cells, and notes last.
+_GENES = ("/var", "/raw", "/row_attrs", "/matrix/features", "/matrix/genes")
+_CELLS = ("/obs", "/col_attrs", "/matrix/barcodes")
+
+
+def _urgency(name: str) -> int:
+    if name.startswith(_GENES):
+        return 0
+    return 1 if name.startswith(_CELLS) else 2 + name.startswith("/uns")
+
+
+class _Touch:
+    """Reads attributes, chunk indices, text, and one value of each list of numbers."""
+
+    def __init__(self, path: Path, handle: h5py.File, limit: int | None) -> None:
+        self.path = path
+        self.handle = handle
+        self.limit = limit
+        self.most = max(HARMLESS_BYTES, path.stat().st_size)
+        self.text_bytes = 0
+        self.text_cost = 0
+        self.number_cost = 0
+        self.unread: list[str] = []
+
+    def object(self, name: str) -> None:
+        import h5py
+
+        with _left_to_the_reader():
+            node = self.handle[name]
+            for key in node.attrs:
+                with _left_to_the_reader():
+                    node.attrs[key]
+            if isinstance(node, h5py.Dataset) and node.shape is not None and node.size:
+                self._dataset(node)
+
+    def _dataset(self, dataset: Any) -> None:
+        if dataset.chunks is not None:
+            dataset.id.get_num_chunks()
+        if dataset.dtype.hasobject:
+            self._text(dataset)
+            return
+        size = _chunk_bytes(dataset)
+        if size <= _TOUCHED_CHUNK_BYTES and self.number_cost + size <= _TOUCHED_BYTES:
+            self.number_cost += size
+            dataset[(0,) * dataset.ndim]
+
+    def _text(self, dataset: Any) -> None:
+        if dataset.ndim == 0:
+            self._count(_text_bytes(dataset[()]), dataset.name)
+            return
+        begin, step, length = 0, 1, len(dataset)
+        # h5py tells the size in memory; on disk a reference takes 16 bytes.
+        reference = max(16, int(dataset.dtype.itemsize)) * (int(dataset.size) // length)
+        while begin < length:
+            step = min(step, length - begin)
+            if self.limit is not None and self.text_cost + step * reference > self.limit:
+                self.unread.append(dataset.name)
+                return
+            size = _text_bytes(dataset[begin : begin + step])
+            self._count(size, dataset.name)
+            self.text_cost += size + step * reference
+            begin += step
+            # Short texts come in large slices, long ones in small ones.
+            step = max(1, min(8 * step, _SLICE_BYTES * step // max(size, 1), _SLICE_TEXTS))
+
+    def _count(self, size: int, name: str) -> None:
+        self.text_bytes += size
+        if self.text_bytes > self.most:
+            raise InputDataError(
+                f"{self.path}: up to {name} it holds {self.text_bytes:,} bytes of text, more than "
+                f"fit into its {self.path.stat().st_size:,} bytes: texts are made of the same "
+                f"bytes many times over, to fill the memory of whoever reads them."
+            )
+
+
+_SLICE_BYTES = 4 * 2**20
+_SLICE_TEXTS = 65_536
+_TOUCHED_CHUNK_BYTES = 2**20
+_TOUCHED_BYTES = 4 * 2**20
+
+
+@contextlib.contextmanager
+def _left_to_the_reader() -> Iterator[None]:
+    """Pass over what h5py raises: who reads this part of the file meets it again, in a context."""
+    try:
+        yield
+    except OmicsError:
+        raise
+    except _reader_errors() as error:
+        if "alloc" in str(error).lower():
+            raise MemoryError from error
+
+
+def _chunk_bytes(dataset: Any) -> int:
+    size = int(dataset.dtype.itemsize)
+    for length in dataset.chunks or (1,):
+        size *= int(length)
+    return size
+
+
+def _text_bytes(values: Any) -> int:
+    """Return the bytes of values of variable length (of text, mostly)."""
+    import numpy as np
+
+    if isinstance(values, bytes | str):
+        return len(values)
+    if not isinstance(values, np.ndarray | np.void):
+        return 8
+    if values.dtype.names is not None:
+        return sum(_text_bytes(values[name]) for name in values.dtype.names)
+    if not values.dtype.hasobject:
+        return int(values.nbytes)
+    items = np.asarray(values).ravel().tolist()
+    if all(type(item) is bytes for item in items):
+        return sum(map(len, items))
+    return sum(_text_bytes(item) for item in items)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 Encoding = Literal["csr", "csc", "dense"]
 
-BLOCK_ENTRIES = 2_000_000
+BLOCK_ENTRIES = 1_000_000
 DENSE_BLOCK_BYTES = 64 * 2**20
 INDPTR_WINDOW = 1_000_000
 # A cell with more entries than a block and than this many per gene cannot be read in bounds.

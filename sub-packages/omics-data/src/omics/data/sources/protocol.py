@@ -158,15 +158,25 @@ class Source(Protocol):
         """Return what tells this source from another one, as plain JSON for the provenance."""
         ...
 
+    def remarks(self, location: str) -> tuple[str, ...]:
+        """Return what a person should know before a matrix is read, one sentence each."""
+        ...
+
 
 class FileSource:
-    """The part of a source that consists of files: stamp and fingerprint.
+    """The part of a source that consists of files: stamp, fingerprint and remarks.
 
     Attributes:
         files: all files the source is read from, in a fixed order.
+        notes: what a person should know of any of its matrices, one sentence each.
     """
 
     files: Sequence[Path]
+    notes: Sequence[str] = ()
+
+    def remarks(self, _location: str) -> tuple[str, ...]:
+        """Return the notes, which hold for every matrix."""
+        return tuple(self.notes)
 
     def stamp(self) -> Any:
         """Return size and time of change of every file."""
