@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -142,7 +144,7 @@ def test_ranks_equal_a_stable_sort_of_count_by_median(block, seed):
     indptr, genes, counts = block
     medians = np.round(np.random.default_rng(seed).random(700) * 3, 1)
     ranked = rank_rows(indptr, genes.astype(np.uint16), counts.astype(np.uint32), medians)
-    for begin, end in zip(indptr[:-1], indptr[1:], strict=True):
+    for begin, end in pairwise(indptr):
         own, median = genes[begin:end], medians[genes[begin:end]]
         known = median > 0
         order = np.argsort(-counts[begin:end][known] / median[known], kind="stable")

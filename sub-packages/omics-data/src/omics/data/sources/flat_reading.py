@@ -112,9 +112,8 @@ def _runs(dataset: Any) -> tuple[Array, Array] | None:
     identifier: Any = getattr(dataset, "id", None)
     if not hasattr(identifier, "get_offset") or not hasattr(os, "preadv"):
         return None
-    if dataset.file.driver != "sec2":  # Not a plain file on the disk.
-        return None
-    if dataset.external or dataset.is_virtual or dataset.size == 0:
+    elsewhere = dataset.file.driver != "sec2" or dataset.external or dataset.is_virtual
+    if elsewhere or dataset.size == 0:
         return None
     if dataset.dtype.kind not in "iuf" or not dataset.dtype.isnative:
         return None

@@ -1,9 +1,9 @@
 """A matrix of a SOMA experiment, streamed as blocks of whole cells in the order of the cells.
 
-- Ranges of cells are read by several threads ahead of the consumer and put in order here; a range
-  is planned for about `RANGE_ENTRIES` values, and one that turns out to hold far more is cut in
-  halves, so memory stays within `RANGE_ENTRIES` x 60 bytes for each thread and two more, beside
-  the budget that TileDB is given (`soma_access`).
+- Ranges of cells are read by a thread ahead of the consumer; a range is planned for about
+  `RANGE_ENTRIES` values, and one that turns out to hold far more is cut in halves, so memory stays
+  within some 4 x `RANGE_ENTRIES` x 60 bytes, beside the budget that TileDB is given
+  (`soma_access`).
 - Sparse values come as coordinates in any order: a stable radix sort by cell makes rows of them.
 - Every value goes through the checks of all matrices (`MatrixSource`). An entry of a gene that var
   does not have, or of a cell that obs does not have, is an error: nothing is dropped unasked.
@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 RANGE_ENTRIES = 2_000_000
+RANGES_AHEAD = 2
 MAX_RANGE_CELLS = 2**16 - 1
 # A range that holds this many times what was planned is cut in halves.
 _SURPRISE = 4
@@ -138,22 +138,22 @@ class SomaMatrix(MatrixSource):
             )
 
     def _ranges(self, first_cell: int) -> Iterator[tuple[int, Block]]:
-        """Yield (first cell, unchecked block) in order, reading ahead in threads."""
-        # Two at least, as a bucket mostly makes one wait.
-        workers = min(4, max(2, os.cpu_count() or 1))
+        """Yield (first cell, unchecked block) in order, reading ahead."""
+        # One thread: an open array must not be read by two at a time (tiledbsoma 2.3 corrupts its
+        # memory then). TileDB itself fetches and unpacks the tiles of a range in parallel.
         pending: deque[tuple[int, int, Future[Block | None]]] = deque()
-        threads = ThreadPoolExecutor(workers, thread_name_prefix="omics-soma")
-        self.reading.add(threads)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="omics-soma")
+        self.reading.add(thread)
         try:
             for first, last in self._planned(first_cell):
-                pending.append((first, last, threads.submit(self._read, first, last)))
-                if len(pending) > workers:
-                    yield from self._finished(*pending.popleft())
+                pending.append((first, last, thread.submit(self._read, first, last)))
+                if len(pending) > RANGES_AHEAD:
+                    yield from self._finished(*pending.popleft(), thread)
             while pending:
-                yield from self._finished(*pending.popleft())
+                yield from self._finished(*pending.popleft(), thread)
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
-            self.reading.discard(threads)
+            thread.shutdown(wait=True, cancel_futures=True)
+            self.reading.discard(thread)
 
     def stop_reading(self) -> None:
         """End what is being read ahead, of iterators that were not read to their end."""
@@ -161,22 +161,15 @@ class SomaMatrix(MatrixSource):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def _finished(
-        self, first: int, last: int, future: Future[Block | None]
+        self, first: int, last: int, future: Future[Block | None], thread: ThreadPoolExecutor
     ) -> Iterator[tuple[int, Block]]:
         block = future.result()
         if block is not None:
             yield first, block
-        else:
-            yield from self._halves(first, last)
-
-    def _halves(self, first: int, last: int) -> Iterator[tuple[int, Block]]:
+            return
         middle = (first + last) // 2
         for begin, end in ((first, middle), (middle, last)):
-            block = self._read(begin, end)
-            if block is not None:
-                yield begin, block
-            else:
-                yield from self._halves(begin, end)
+            yield from self._finished(begin, end, thread.submit(self._read, begin, end), thread)
 
     def _planned(self, first_cell: int) -> Iterator[tuple[int, int]]:
         """Yield ranges of cells that hold about as many values as a range may."""
