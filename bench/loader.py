@@ -220,7 +220,7 @@ class Bench:
     def two_threads(self) -> float:
         """Return the rate of two threads that read and pad minibatches into memory of their own."""
         from omics.data import open_store
-        from omics.data.batch_buffers import BatchBuffers
+        from omics.data.storage.batch_buffers import BatchBuffers
 
         store = open_store(self.target("omics"))
         rows = np.random.default_rng(0).permutation(len(store))
@@ -253,7 +253,7 @@ class Bench:
     def check_checksums(self) -> None:
         """Time the first and the second pass over a store, with and without checksums."""
         from omics.data import open_store
-        from omics.data.batch_buffers import BatchBuffers
+        from omics.data.storage.batch_buffers import BatchBuffers
 
         figures: Figures = {}
         for _ in range(2 * self.rounds):
@@ -273,7 +273,7 @@ class Bench:
     def limits(self) -> None:
         """Compare reading raw rows with copying as many bytes."""
         from omics.data import open_store
-        from omics.data.batch_buffers import BatchBuffers
+        from omics.data.storage.batch_buffers import BatchBuffers
 
         store = open_store(self.target("omics"))
         rows = np.random.default_rng(2).permutation(len(store))[: 64 * BATCH_SIZE]

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from omics.data.order_randomness import order_randomness
-from omics.data.row_order import BlockShuffled, RowOrder, Sequential, Shuffled
+from omics.data.loading.order_randomness import order_randomness
+from omics.data.loading.row_order import BlockShuffled, RowOrder, Sequential, Shuffled
 
 ORDERS: dict[str, RowOrder] = {
     "sequential": Sequential(),

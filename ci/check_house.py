@@ -322,7 +322,9 @@ def write_tree(house: House) -> None:
 
 
 def first_sentence(house: House, path: Path) -> str:
-    """Return what a Python file says it is for, cut to the width of the tree."""
+    """Return what a Python file or package says it is for, cut to the width of the tree."""
+    if (house.root / path / "__init__.py").is_file():
+        path = path / "__init__.py"
     if path.suffix != ".py":
         return ""
     docstring = ast.get_docstring(ast.parse(house.text(path))) or ""

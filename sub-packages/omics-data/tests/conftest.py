@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 
 def _write_store(

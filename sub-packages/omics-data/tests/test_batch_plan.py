@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.batch_plan import TokenBudget, plan_cells
+from omics.data.loading.batch_plan import TokenBudget, plan_cells
 
 
 def _shares(plan):
@@ -104,7 +104,7 @@ def test_many_batches_need_no_more_than_their_edges(monkeypatch):
     lengths = np.random.default_rng(0).integers(1, 9, 5000).astype(np.int32)
     budget = TokenBudget(lengths, 20, 9)
     whole = budget.plan(np.arange(5000), begin=0, world_size=1, drop_last=False)
-    monkeypatch.setattr("omics.data.batch_plan._EDGES", 7)
+    monkeypatch.setattr("omics.data.loading.batch_plan._EDGES", 7)
     assert _shares(budget.plan(np.arange(5000), begin=0, world_size=1, drop_last=False)) == _shares(
         whole
     )

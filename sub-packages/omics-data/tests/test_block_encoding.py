@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.block_encoding import (
+from omics.data.storage.block_encoding import (
     HAS_ZEROS,
     LARGE_BINS,
     NOT_A_COUNT,
@@ -22,7 +22,7 @@ from omics.data.block_encoding import (
     pack_rows,
     rank_rows,
 )
-from omics.data.gather import unpack_rows
+from omics.data.storage.gather import unpack_rows
 
 COUNTS = [1, 1, 1, 2, 3, 14, 15, 16, 30, 31, 32, 254, 255, 256, 65534, 65535, 65536, 2**32 - 1]
 

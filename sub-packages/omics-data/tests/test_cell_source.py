@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omics.data.cell_source import open_cells
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import InputDataError, MissingPathError
 from omics.data.synthetic import synthesize
 

@@ -18,7 +18,7 @@ import scipy.io
 from scipy import sparse
 
 from omics.data import check_file, convert, synthesize
-from omics.data.check import FileReport, FolderReport, StoreReport
+from omics.data.converting.check import FileReport, FolderReport, StoreReport
 from omics.data.errors import CorruptStoreError, InputDataError, UsageError
 from omics.data.sources import guarded_reading, hdf5_safety
 
@@ -170,9 +170,9 @@ def test_many_columns_are_cut_to_a_screen(tmp_path: Path) -> None:
 
 
 def test_at_most_the_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("omics.data.check.MATRIX_BYTES", 190_000)
-    monkeypatch.setattr("omics.data.check.OFFSETS_BYTES", 10_000)
-    monkeypatch.setattr("omics.data.check.TOTALS_BYTES", 10_000)
+    monkeypatch.setattr("omics.data.converting.check.MATRIX_BYTES", 190_000)
+    monkeypatch.setattr("omics.data.converting.check.OFFSETS_BYTES", 10_000)
+    monkeypatch.setattr("omics.data.converting.check.TOTALS_BYTES", 10_000)
     adata = synthesize(3000, 200, seed=1, mean_genes=100)
     path = tmp_path / "a.h5ad"
     adata.write_h5ad(path, compression="gzip")
@@ -397,7 +397,7 @@ def test_a_large_file_without_an_index_is_named_and_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = as_text(synthesize(20, 15, seed=1), tmp_path)
-    monkeypatch.setattr("omics.data.check.MAX_READ_BYTES", 100)
+    monkeypatch.setattr("omics.data.converting.check.MAX_READ_BYTES", 100)
     report = checked(path)
     assert (report.num_cells, report.matrices) == (None, ())
     assert "size of the matrix not known" in report.text()
@@ -458,8 +458,8 @@ def test_names_that_would_command_a_terminal_are_shown_as_escapes(tmp_path: Path
 def test_the_command_prints_the_report(as_json: bool, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from omics.data.check_command import add_to
     from omics.data.command_line import make_app
+    from omics.data.commands.check_command import add_to
 
     path = written(synthesize(20, 15, seed=1), tmp_path)
     (tmp_path / "list.txt").write_text("ENSG00000000001\nnone\n")

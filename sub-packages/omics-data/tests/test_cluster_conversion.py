@@ -11,11 +11,11 @@ import pytest
 from scipy import sparse
 
 from omics.data import convert, open_store
-from omics.data.cluster_conversion import parts_folder
-from omics.data.conversion import plan_conversion, run_plan
+from omics.data.converting.cluster_conversion import parts_folder
+from omics.data.converting.conversion import plan_conversion, run_plan
 from omics.data.errors import InputDataError, MissingExtraError, ResourceError
-from omics.data.gene_coverage import coverage_of
-from omics.data.gene_matching import GeneOptions
+from omics.data.matching.gene_coverage import coverage_of
+from omics.data.matching.gene_matching import GeneOptions
 
 distributed = pytest.importorskip("distributed")
 
@@ -72,7 +72,7 @@ def test_two_workers_write_what_one_process_writes(scheduler, paths, tmp_path):
 def test_parts_that_were_finished_are_used_again(scheduler, paths, tmp_path, monkeypatch):
     plan = plan_conversion(paths, tmp_path / "s")
     with monkeypatch.context() as patch:
-        patch.setattr("omics.data.cluster_conversion.write_sources", interrupt)
+        patch.setattr("omics.data.converting.cluster_conversion.write_sources", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_plan(plan, tmp_path / "s", scheduler=scheduler)
     parts = sorted(parts_folder(tmp_path / "s").iterdir())
@@ -81,7 +81,7 @@ def test_parts_that_were_finished_are_used_again(scheduler, paths, tmp_path, mon
     stamps = [(part / "CURRENT").stat().st_mtime_ns for part in parts]
     assert len(digests) == len(set(digests))
     with monkeypatch.context() as patch:
-        patch.setattr("omics.data.cluster_conversion.write_sources", interrupt)
+        patch.setattr("omics.data.converting.cluster_conversion.write_sources", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_plan(plan, tmp_path / "s", scheduler=scheduler)
     assert [(part / "CURRENT").stat().st_mtime_ns for part in parts] == stamps
@@ -105,7 +105,7 @@ def test_an_error_of_a_worker_is_the_error_of_the_conversion(scheduler, paths, t
 
 
 def test_a_scheduler_that_is_not_there_is_told(paths, tmp_path, monkeypatch):
-    monkeypatch.setattr("omics.data.cluster_conversion.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("omics.data.converting.cluster_conversion.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(
         ResourceError, match=r"The Dask scheduler at tcp://127\.0\.0\.1:9 cannot be"
     ):

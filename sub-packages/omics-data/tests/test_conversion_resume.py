@@ -16,20 +16,20 @@ import pytest
 from scipy import sparse
 
 from omics.data import convert, open_store
-from omics.data import many_sources as many
+from omics.data.converting import many_sources as many
 from omics.data.errors import InputDataError
-from omics.data.gene_matching import GeneOptions
+from omics.data.matching.gene_matching import GeneOptions
 from omics.data.sources import matrix_blocks
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store_writer import StoreWriter
 
 # A child that makes a checkpoint about every 1,500 entries and dies as it is told.
 CHILD = """
 import os, signal, sys, time
 from omics.data import convert
-from omics.data import many_sources as many
-from omics.data.gene_matching import GeneOptions
+from omics.data.converting import many_sources as many
+from omics.data.matching.gene_matching import GeneOptions
 from omics.data.sources import matrix_blocks
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store_writer import StoreWriter
 
 folder, die_after, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 matrix_blocks.BLOCK_ENTRIES = 700
@@ -195,7 +195,7 @@ def test_a_source_changed_without_a_trace_is_found_by_its_fingerprint(
     path.write_bytes(data.replace(b"G59", b"G95"))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     # The gene is renamed in the file only: what was planned stays as it was.
-    monkeypatch.setattr("omics.data.conversion_plan._digest", lambda plan, more: "same")
+    monkeypatch.setattr("omics.data.converting.conversion_plan._digest", lambda plan, more: "same")
     with pytest.raises(InputDataError, match="is not the file any more that an interrupted"):
         converted(tmp_path, tmp_path / "s")
 
@@ -210,6 +210,8 @@ def interrupt_after_first_checkpoint(folder, monkeypatch, *, digest=None):
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "checkpoint", dying)
         if digest is not None:
-            patch.setattr("omics.data.conversion_plan._digest", lambda plan, more: digest)
+            patch.setattr(
+                "omics.data.converting.conversion_plan._digest", lambda plan, more: digest
+            )
         with pytest.raises(KeyboardInterrupt):
             converted(folder, folder / "s")

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from omics.data import open_store
 from omics.data.command_line import Verbosity, make_app, run
-from omics.data.convert_command import add_to
+from omics.data.commands.convert_command import add_to
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_one_source_is_told_as_ever(command, two):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(command, two, arguments, code, message, monkeypatch):
-    monkeypatch.setattr("omics.data.cluster_conversion.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("omics.data.converting.cluster_conversion.CONNECT_TIMEOUT_S", 0.5)
     found, _, err = command(*arguments)
     assert found == code, err
     assert message in err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from omics.data.counts_detection import detect_counts, find_counts
+from omics.data.converting.counts_detection import detect_counts, find_counts
 from omics.data.sources.matrix_blocks import MatrixSource
 from omics.data.sources.matrix_sample import NUM_PLACES, sample_matrix
 

@@ -9,8 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from omics.data import doctor_command, seen_chunks
-from omics.data.doctor_command import add_to, examine
+from omics.data.commands import doctor_command
+from omics.data.commands.doctor_command import add_to, examine
+from omics.data.storage import seen_chunks
 
 
 def _run(*arguments):
@@ -51,7 +52,7 @@ def test_a_full_disk_and_a_locked_folder_are_problems(monkeypatch, tmp_path):
 
 
 def test_loops_that_give_wrong_results_are_a_problem(monkeypatch, tmp_path):
-    monkeypatch.setattr("omics.data.gather.gather_rows", lambda *arguments: None)
+    monkeypatch.setattr("omics.data.storage.gather.gather_rows", lambda *arguments: None)
     problems = [finding.problem for finding in examine(tmp_path) if finding.problem]
     assert problems == ["Reinstall numba and llvmlite."]
 

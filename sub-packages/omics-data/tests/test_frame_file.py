@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omics.data.errors import InputDataError, UnknownNameError
-from omics.data.frame_file import FrameTable, write_frame
+from omics.data.storage.frame_file import FrameTable, write_frame
 
 
 class _File:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.gather import gather_rows, mark_top, patch_escapes
+from omics.data.storage.gather import gather_rows, mark_top, patch_escapes
 
 
 def _indptr(lengths):
@@ -62,7 +62,7 @@ def test_loops_run_without_a_folder_to_cache_in(tmp_path):
         "def refuse(self, py_func): raise RuntimeError('no locator available')\n"
         "c.FunctionCache.__init__ = refuse\n"
         "import numpy as np\n"
-        "from omics.data.gather import gather_rows\n"
+        "from omics.data.storage.gather import gather_rows\n"
         "out = np.zeros(2, np.uint8)\n"
         "gather_rows(np.array([1]), np.array([0, 2]), np.arange(4, dtype=np.uint8), out)\n"
         "assert out.tolist() == [1, 2]\n"

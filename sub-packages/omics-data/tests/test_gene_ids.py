@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from omics.data.gene_ids import GeneIds, describe_genes
+from omics.data.matching.gene_ids import GeneIds, describe_genes
 
 
 def described(

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omics.data.errors import InputDataError, UnknownNameError, UsageError
-from omics.data.gene_coverage import coverage_text, with_counts_kept
-from omics.data.gene_matching import GeneOptions, match_genes
+from omics.data.matching.gene_coverage import coverage_text, with_counts_kept
+from omics.data.matching.gene_matching import GeneOptions, match_genes
 
 REAL_DATA = os.environ.get("OMICS_REAL_DATA")
 REAL_GENES = (

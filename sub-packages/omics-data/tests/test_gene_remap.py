@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from omics.data.errors import InputDataError
-from omics.data.gene_remap import GeneMap
+from omics.data.matching.gene_remap import GeneMap
 
 
 def expected(dense, positions, num_genes):

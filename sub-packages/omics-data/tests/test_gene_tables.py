@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from omics.data.errors import InputDataError, MissingPathError
-from omics.data.gene_tables import read_gene_list, read_medians, read_pairs
+from omics.data.matching.gene_tables import read_gene_list, read_medians, read_pairs
 
 COLUMNS = ("alias", "gene")
 

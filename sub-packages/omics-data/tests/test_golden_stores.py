@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

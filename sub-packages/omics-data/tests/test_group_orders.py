@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omics.data.errors import ConfigError
-from omics.data.group_orders import ClassBalanced, Mixed
+from omics.data.loading.group_orders import ClassBalanced, Mixed
 
 
 class _Cells:
@@ -111,7 +111,7 @@ def test_a_hundred_thousand_classes_are_no_burden():
 
 
 def test_every_run_of_cells_mixes_the_members_in_their_shares(monkeypatch):
-    monkeypatch.setattr("omics.data.group_orders._SPAN", 700)
+    monkeypatch.setattr("omics.data.loading.group_orders._SPAN", 700)
     sizes = np.array([5000, 300, 40])
     shares = np.array([0.5, 0.3, 0.2])
     found = _epoch(Mixed((5, 3, 2), num_cells=6400), _Cells(sizes=sizes))

@@ -22,7 +22,7 @@ def test_importing_the_package_loads_no_heavy_library():
 
 def test_every_public_name_is_found_and_the_function_convert_is_not_hidden_by_a_module():
     code = (
-        "import omics.data, omics.data.check, omics.data.conversion\n"
+        "import omics.data, omics.data.converting.check, omics.data.converting.conversion\n"
         "names = [getattr(omics.data, name).__name__ for name in omics.data.__all__]\n"
         "assert names == omics.data.__all__ == sorted(names) == dir(omics.data), names\n"
         "try:\n"
@@ -40,7 +40,7 @@ def test_opening_and_reading_a_store_needs_neither_pandas_nor_torch(tmp_path, wr
     write_store(tmp_path / "s", [[1, 2], [0, 3]])
     code = (
         "import sys\n"
-        "from omics.data.store import open_store\n"
+        "from omics.data.storage.store import open_store\n"
         "store = open_store(sys.argv[1])\n"
         "assert store.take([1]).counts.tolist() == [3]\n"
         "assert not {'pandas', 'anndata', 'torch', 'pyarrow'} & set(sys.modules)\n"

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omics.data.errors import ConfigError, UnknownNameError, UsageError
-from omics.data.group_orders import Mixed
-from omics.data.loader import Loader
-from omics.data.row_order import BlockShuffled, Shuffled
-from omics.data.store import RowError
-from omics.data.store_collection import StoreCollection
+from omics.data.loading.group_orders import Mixed
+from omics.data.loading.loader import Loader
+from omics.data.loading.row_order import BlockShuffled, Shuffled
+from omics.data.loading.weighted_order import Weighted
+from omics.data.storage.store import RowError
+from omics.data.storage.store_collection import StoreCollection
 from omics.data.transforms import LogNormalize, SampleGenes, TopGenes
-from omics.data.weighted_order import Weighted
 
 NUM_CELLS = 53
 

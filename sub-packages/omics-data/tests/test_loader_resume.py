@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omics.data.errors import ConfigError
-from omics.data.loader import Loader
-from omics.data.row_order import BlockShuffled, Shuffled
+from omics.data.loading.loader import Loader
+from omics.data.loading.row_order import BlockShuffled, Shuffled
 
 NUM_CELLS = 97
 
@@ -171,7 +171,7 @@ def test_dropped_rows_do_not_come_back_on_fewer_ranks(store):
 def test_auto_takes_the_order_of_the_state(store, monkeypatch):
     begun = Loader(store, order="auto", batch_size=8)
     assert begun.state_dict()["order"] == Shuffled().to_dict()
-    monkeypatch.setattr("omics.data.named_orders._SHARE_OF_MEMORY", 0)
+    monkeypatch.setattr("omics.data.loading.named_orders._SHARE_OF_MEMORY", 0)
     elsewhere = Loader(store, order="auto", batch_size=8)
     assert elsewhere.order == BlockShuffled()
     elsewhere.load_state_dict(begun.state_dict())

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from omics.data.batch_buffers import BatchBuffers
 from omics.data.errors import ConfigError, CorruptStoreError
-from omics.data.loader import Loader
+from omics.data.loading.loader import Loader
+from omics.data.storage.batch_buffers import BatchBuffers
 
 NUM_CELLS = 60
 
@@ -182,7 +182,7 @@ def test_pinned_buffers_are_written_only_when_the_device_is_done(store, monkeypa
     kept = []  # So that no two events have the same id.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Event", lambda: kept.append(Event()) or kept[-1])
-    monkeypatch.setattr("omics.data.batch_ring.pinned", np.empty)
+    monkeypatch.setattr("omics.data.loading.batch_ring.pinned", np.empty)
     used = []
     reader = _Reader(store, lambda rows, buffers: used.append(buffers))
     loader = Loader(reader, batch_size=4, prefetch=2, reuse_buffers=True, pin_memory=True)

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from omics.data import convert
-from omics.data.conversion import plan_conversion
+from omics.data.converting.conversion import plan_conversion
+from omics.data.converting.read_ahead import read_ahead
+from omics.data.converting.source_listing import SourceSpec
 from omics.data.errors import ExistingPathError, InputDataError, UsageError
-from omics.data.gene_coverage import coverage_of
-from omics.data.gene_matching import GeneOptions
-from omics.data.read_ahead import read_ahead
-from omics.data.source_listing import SourceSpec
+from omics.data.matching.gene_coverage import coverage_of
+from omics.data.matching.gene_matching import GeneOptions
 from omics.data.sources import matrix_blocks
 
 

@@ -9,7 +9,7 @@ import pytest
 import xxhash
 
 from omics.data.errors import CorruptStoreError
-from omics.data.mapped_file import MappedFile, read_small
+from omics.data.storage.mapped_file import MappedFile, read_small
 
 DATA = np.arange(20, dtype="<u2").tobytes()
 

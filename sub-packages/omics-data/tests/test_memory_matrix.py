@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from omics.data.counts_detection import find_counts
+from omics.data.converting.counts_detection import find_counts
 from omics.data.errors import InputDataError
 from omics.data.sources.memory_matrix import csr_matrix_of, dense_matrix
 from omics.data.sources.remapped_matrix import GenePart, RemappedMatrix

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from omics.data.errors import UnknownNameError
-from omics.data.group_orders import ClassBalanced, Mixed
-from omics.data.named_orders import fits_in_memory, named_order, order_names
-from omics.data.row_order import BlockShuffled, Sequential, Shuffled
-from omics.data.weighted_order import Weighted
+from omics.data.loading.group_orders import ClassBalanced, Mixed
+from omics.data.loading.named_orders import fits_in_memory, named_order, order_names
+from omics.data.loading.row_order import BlockShuffled, Sequential, Shuffled
+from omics.data.loading.weighted_order import Weighted
 
 SMALL = SimpleNamespace(num_bytes=10_000)
 HUGE = SimpleNamespace(num_bytes=10**18)
@@ -40,7 +40,7 @@ def test_auto_is_random_in_memory_and_blocks_beyond():
 
 def test_a_container_has_less_memory_than_its_machine(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr("omics.data.named_orders._MEMORY_LIMIT", limit)
+    monkeypatch.setattr("omics.data.loading.named_orders._MEMORY_LIMIT", limit)
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for text in (None, "max\n", f"{whole * 2}\n"):
         if text is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omics.data.obs_joining import join_frames
+from omics.data.converting.obs_joining import join_frames
 
 
 def joined(*columns, rows=2):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from omics.data.errors import ConfigError, UnknownNameError
-from omics.data.group_orders import ClassBalanced
-from omics.data.order_randomness import order_randomness
-from omics.data.row_order import BlockShuffled, Sequential, Shuffled
+from omics.data.loading.group_orders import ClassBalanced
+from omics.data.loading.order_randomness import order_randomness
+from omics.data.loading.row_order import BlockShuffled, Sequential, Shuffled
 
 LABELS = {"batch": np.repeat(np.arange(32), 500), "type": np.arange(16_000) % 4}
 

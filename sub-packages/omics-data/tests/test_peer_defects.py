@@ -19,9 +19,9 @@ from scipy import sparse
 
 from omics.data import Loader, convert, open_store, synthesize
 from omics.data.errors import InputDataError, OmicsError, UsageError
-from omics.data.store import RowError
-from omics.data.store_collection import StoreCollection
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import RowError
+from omics.data.storage.store_collection import StoreCollection
+from omics.data.storage.store_writer import StoreWriter
 
 
 def counts_of(store: Any) -> Any:
@@ -59,7 +59,7 @@ def test_2_reopened_stores_are_joined_whatever_their_widths(tmp_path, write_stor
     assert first.counts[:20].tolist() == [1] * 20
     assert set(first.counts[20:620].tolist()) == {70_000}
     joined.save(tmp_path / "all.json")
-    from omics.data.store_collection import open_collection
+    from omics.data.storage.store_collection import open_collection
 
     again = open_collection(tmp_path / "all.json")
     assert (again.take([50]).counts == 70_000).all()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omics.data.errors import ConfigError
-from omics.data.row_order import BlockShuffled, Sequential, Shuffled
+from omics.data.loading.row_order import BlockShuffled, Sequential, Shuffled
 
 ORDERS = [Sequential(), Shuffled(), BlockShuffled(4, 16)]
 

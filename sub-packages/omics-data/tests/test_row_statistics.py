@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.row_statistics import sums_by_cell, sums_by_gene
+from omics.data.storage.row_statistics import sums_by_cell, sums_by_gene
 
 LARGEST = 2**32 - 1
 

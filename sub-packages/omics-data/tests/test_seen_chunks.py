@@ -9,14 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from omics.data import seen_chunks
 from omics.data.errors import CorruptStoreError
-from omics.data.store import open_store
+from omics.data.storage import seen_chunks
+from omics.data.storage.store import open_store
 
 CHILD = """
 import sys
 import numpy as np
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 store = open_store(sys.argv[1])
 print(int(store._seen.sum()), flush=True)
 store.take(np.arange(len(store)))

@@ -15,10 +15,10 @@ from omics.data.errors import (
     OmicsError,
     ResourceError,
 )
-from omics.data.shard_loader import ShardLoader
-from omics.data.shard_storage import S3Folder
-from omics.data.shard_writer import write_shards
-from omics.data.shards import open_shards
+from omics.data.sharding.shard_loader import ShardLoader
+from omics.data.sharding.shard_storage import S3Folder
+from omics.data.sharding.shard_writer import write_shards
+from omics.data.sharding.shards import open_shards
 from omics.data.splits import make_split
 
 CELLS = 120
@@ -131,7 +131,7 @@ def test_the_command_writes_a_split_to_a_bucket(bucket, store, tmp_path, capsys)
     from typer.testing import CliRunner
 
     from omics.data.command_line import make_app
-    from omics.data.shard_command import add_to
+    from omics.data.commands.shard_command import add_to
 
     app = make_app("omics-data", "Test.")
     add_to(app)

@@ -25,17 +25,17 @@ from omics.data.errors import (
     UnknownNameError,
     UsageError,
 )
-from omics.data.shard_blocks import (
+from omics.data.sharding.shard_blocks import (
     BlockLayout,
     DamagedBlockError,
     ObsColumn,
     decode_block,
     encode_block,
 )
-from omics.data.shard_loader import ShardLoader
-from omics.data.shard_storage import shard_folder, split_address
-from omics.data.shard_writer import write_shards
-from omics.data.shards import ShardManifest, open_shards
+from omics.data.sharding.shard_loader import ShardLoader
+from omics.data.sharding.shard_storage import shard_folder, split_address
+from omics.data.sharding.shard_writer import write_shards
+from omics.data.sharding.shards import ShardManifest, open_shards
 
 CELLS, GENES = 310, 20
 

@@ -14,7 +14,7 @@ import scanpy
 import scipy.io
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import InputDataError, MissingPathError, UnknownNameError
 from omics.data.sources.registry import open_source
 from omics.data.sources.source_10x_folder import open_10x_folder

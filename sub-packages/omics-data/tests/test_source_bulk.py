@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import (
     InputDataError,
     MissingPathError,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import InputDataError, UnknownNameError
 from omics.data.sources.registry import open_source
 from omics.data.sources.source_loom import open_loom

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import (
     InputDataError,
     MissingExtraError,

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import InputDataError, MissingPathError, UnknownNameError
 from omics.data.sources.registry import open_source
 from omics.data.sources.source_scdl import open_scdl, recognises

@@ -189,7 +189,7 @@ def test_a_sample_shows_what_kind_of_values_there_are(folder, adata):
 
 
 def test_the_counts_are_found_and_converted_with_the_cells_that_pass(folder, adata, tmp_path):
-    from omics.data.conversion import convert
+    from omics.data.converting.conversion import convert
 
     store = convert(folder, tmp_path / "all")
     assert store.provenance["location"] == "raw"

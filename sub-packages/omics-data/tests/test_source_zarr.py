@@ -16,7 +16,7 @@ import pytest
 import scanpy
 from scipy import sparse
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import InputDataError, MissingPathError, UnknownNameError
 from omics.data.sources.registry import open_source
 from omics.data.sources.source_zarr import open_zarr, recognises

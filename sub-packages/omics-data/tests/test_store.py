@@ -23,7 +23,7 @@ from omics.data.errors import (
     UnknownNameError,
     UsageError,
 )
-from omics.data.store import CellStore, RowError, open_store
+from omics.data.storage.store import CellStore, RowError, open_store
 
 EDGE_COUNTS = [1, 2, 254, 255, 256, 65535, 65536, 2**32 - 1]
 
@@ -103,7 +103,7 @@ def test_more_than_65536_genes_take_32_bit_positions(tmp_path, write_store):
 
 
 def test_cells_spanning_many_chunks_come_back(tmp_path, write_store, monkeypatch, random_counts):
-    monkeypatch.setattr("omics.data.store_writer.CHUNK_BYTES", 16)
+    monkeypatch.setattr("omics.data.storage.store_writer.CHUNK_BYTES", 16)
     counts = random_counts(40, 60, density=0.7)
     store = write_store(tmp_path / "s", counts)
     rows = np.random.default_rng(0).permutation(40)

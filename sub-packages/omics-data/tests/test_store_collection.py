@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omics.data.batch_buffers import BatchBuffers
 from omics.data.errors import (
     CorruptStoreError,
     InputDataError,
@@ -20,11 +19,12 @@ from omics.data.errors import (
     UnknownNameError,
     UsageError,
 )
-from omics.data.gene_matching import GeneOptions
-from omics.data.loader import Loader
-from omics.data.row_statistics import sums_by_cell
-from omics.data.store import CellStore, RowError
-from omics.data.store_collection import StoreCollection, is_collection, open_collection
+from omics.data.loading.loader import Loader
+from omics.data.matching.gene_matching import GeneOptions
+from omics.data.storage.batch_buffers import BatchBuffers
+from omics.data.storage.row_statistics import sums_by_cell
+from omics.data.storage.store import CellStore, RowError
+from omics.data.storage.store_collection import StoreCollection, is_collection, open_collection
 
 
 @pytest.fixture
@@ -308,7 +308,7 @@ def test_a_batch_asks_only_the_members_it_needs(two, monkeypatch):
 def test_stores_of_any_version_of_the_package_go_together(two, tmp_path, monkeypatch):
     from omics.data import convert
 
-    monkeypatch.setattr("omics.data.store_writer._written_by", lambda: "omics-data 0.0.7")
+    monkeypatch.setattr("omics.data.storage.store_writer._written_by", lambda: "omics-data 0.0.7")
     old = convert(two[0].path, tmp_path / "old")
     monkeypatch.undo()
     assert old.written_by == "omics-data 0.0.7"

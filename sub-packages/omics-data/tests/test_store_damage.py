@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from omics.data.errors import CorruptStoreError, InputDataError, OmicsError, ResourceError
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 
 COUNTS = np.array(
     [[1, 0, 300], [0, 0, 0], [7, 255, 0], [1, 1, 1], [2**32 - 1, 0, 2]] + [[1, 2, 3]] * 20
@@ -162,7 +162,7 @@ def test_file_of_an_older_generation_is_noticed(tmp_path, store_path, write_stor
 
 
 def test_chunks_in_each_others_place_are_noticed(tmp_path, write_store, monkeypatch):
-    monkeypatch.setattr("omics.data.store_writer.CHUNK_BYTES", 8)
+    monkeypatch.setattr("omics.data.storage.store_writer.CHUNK_BYTES", 8)
     write_store(tmp_path / "s", np.arange(1, 41).reshape(10, 4))
     file = tmp_path / "s" / "gen-1" / "counts.bin"
     checksums = tmp_path / "s" / "gen-1" / "checksums.bin"
@@ -190,7 +190,7 @@ def _first_chunk(store, name):
 
 
 def test_swapped_chunks_fail_even_with_their_checksums_swapped(tmp_path, write_store, monkeypatch):
-    monkeypatch.setattr("omics.data.store_writer.CHUNK_BYTES", 8)
+    monkeypatch.setattr("omics.data.storage.store_writer.CHUNK_BYTES", 8)
     write_store(tmp_path / "s", np.arange(1, 41).reshape(10, 4))
     file = tmp_path / "s" / "gen-1" / "counts.bin"
     data = file.read_bytes()
@@ -269,7 +269,7 @@ def _rewrite(path, name, change):
 
     import xxhash
 
-    from omics.data.store_format import canonical_json, file_seed
+    from omics.data.storage.store_format import canonical_json, file_seed
 
     folder = path / "gen-1"
     data = bytearray((folder / name).read_bytes())

@@ -24,8 +24,8 @@ import xxhash
 from scipy import sparse
 
 from omics.data.errors import CorruptStoreError, OmicsError, ResourceError, StoreLockedError
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 PACKED = {"layout": "packed", "rank_medians": {"gene0": 2.0, "gene3": 1.0}}
 SQUARE = np.array([[1, 0, 300, 2], [0, 0, 0, 0], [7, 255, 0, 1], [1, 1, 1, 1]])
@@ -135,8 +135,8 @@ def test_a_failed_flush_is_never_taken_for_success(tmp_path, write_store, monkey
 LIMITED = """
 import os, resource, sys
 import numpy as np, pandas as pd
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 path = sys.argv[1]
 var = pd.DataFrame(index=[f"g{i}" for i in range(300)])
@@ -381,8 +381,8 @@ RIVALS = """
 import os, sys
 import numpy as np, pandas as pd
 from omics.data.errors import StoreLockedError
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 path, what = sys.argv[1:]
 var = pd.DataFrame(index=[f"g{i}" for i in range(40)])
@@ -597,9 +597,9 @@ def test_files_have_the_rights_that_the_umask_gives(umask, file_mode, tmp_path, 
 
 READ_ONLY = """
 import os, sys
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 from omics.data.errors import OmicsError
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store_writer import StoreWriter
 import numpy as np, pandas as pd
 import pyarrow.parquet, numba
 path = sys.argv[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from omics.data.errors import CorruptStoreError, StoreVersionError
-from omics.data.store_format import (
+from omics.data.storage.store_format import (
     FileEntry,
     Manifest,
     canonical_json,

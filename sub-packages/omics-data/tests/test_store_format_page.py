@@ -195,7 +195,7 @@ def _wide_gaps():
 @pytest.mark.parametrize("layout", ["plain", "packed", "plain, ranked"])
 @pytest.mark.parametrize("case", _cases())
 def test_the_page_is_enough_to_read_a_store(case, layout, tmp_path, write_store, monkeypatch):
-    monkeypatch.setattr("omics.data.store_writer.CHUNK_BYTES", 64)
+    monkeypatch.setattr("omics.data.storage.store_writer.CHUNK_BYTES", 64)
     matrix, value_kind = _cases()[case]
     options = {"layout": layout.split(", ")[0]}
     medians = np.arange(matrix.shape[1]) % 4 / 2.0

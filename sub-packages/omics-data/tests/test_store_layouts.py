@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omics.data.batch_buffers import BatchBuffers
 from omics.data.errors import UnknownNameError, UsageError
-from omics.data.store import open_store
-from omics.data.store_format import rank_digest
+from omics.data.storage.batch_buffers import BatchBuffers
+from omics.data.storage.store import open_store
+from omics.data.storage.store_format import rank_digest
 
 
 def _counts(seed, num_cells=20, num_genes=600):
@@ -127,8 +127,8 @@ def test_blocks_hold_every_cell_once_within_their_bound(tmp_path, write_store):
 
 
 def test_medians_of_counts_and_floats_equal_numpy(tmp_path, write_store, monkeypatch):
-    monkeypatch.setattr("omics.data.gene_statistics.COLLECTED_ENTRIES", 40)
-    monkeypatch.setattr("omics.data.store_writer.REREAD_ITEMS", 17)
+    monkeypatch.setattr("omics.data.storage.gene_statistics.COLLECTED_ENTRIES", 40)
+    monkeypatch.setattr("omics.data.storage.store_writer.REREAD_ITEMS", 17)
     rng = np.random.default_rng(4)
     counts = rng.integers(0, 90, (31, 12)) * (rng.random((31, 12)) < 0.7)
     counts[:, 3] = 0

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from omics.data import store_writer
 from omics.data.atomic_files import writer_lock
 from omics.data.errors import ExistingPathError, InputDataError, StoreLockedError, UsageError
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage import store_writer
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 VAR = pd.DataFrame(index=["g0", "g1", "g2"])
 OBS = pd.DataFrame(index=["c0", "c1"])
@@ -242,8 +242,8 @@ def test_few_large_counts_stay_in_the_escape_table(tmp_path, write_store):
 CRASHING = """
 import os, sys
 import numpy as np, pandas as pd
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
 
 def write(path, number, cells):
     var = pd.DataFrame(index=[f"g{i}" for i in range(3)])

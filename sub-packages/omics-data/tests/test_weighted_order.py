@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from omics.data.errors import ConfigError
-from omics.data.weighted_order import Weighted
+from omics.data.loading.weighted_order import Weighted
 
 
 class _Cells:
@@ -28,7 +28,7 @@ def _epoch(order, cells, rows=None, seed=0, epoch=0):
 
 
 def test_draws_follow_the_weights(monkeypatch):
-    monkeypatch.setattr("omics.data.weighted_order._STEP", 1000)
+    monkeypatch.setattr("omics.data.loading.weighted_order._STEP", 1000)
     weights = np.array([0.0, 1, 2, 0, 5, 0])
     found = _epoch(Weighted(weights, num_cells=40_500), _Cells(6))
     counts = np.bincount(found, minlength=6) / 40_500

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from omics.data.errors import InputDataError, UsageError
-from omics.data.store import open_store
-from omics.data.store_writer import StoreWriter
-from omics.data.writer_journal import JOURNAL_NAME, load_journal, save_journal
+from omics.data.storage.store import open_store
+from omics.data.storage.store_writer import StoreWriter
+from omics.data.storage.writer_journal import JOURNAL_NAME, load_journal, save_journal
 
 VAR = pd.DataFrame(index=[f"g{i}" for i in range(50)])
 MEDIANS = {f"g{i}": 1.0 + i % 3 for i in range(40)}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ragged_tokens import heads, random_tokens, small_config, small_model
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.errors import UsageError
 from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, TopGenes

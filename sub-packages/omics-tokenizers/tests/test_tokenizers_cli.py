@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from omics.data.conversion import convert
-from omics.data.store import open_store
+from omics.data.converting.conversion import convert
+from omics.data.storage.store import open_store
 from omics.data.synthetic import synthesize
 from omics.tokenizers import GeneTokenizer, SequenceTokenizer, save_tokenizer
 from omics.tokenizers.cli import main

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from run_parts import SMALL, compose
 
-from omics.data.conversion import convert
+from omics.data.converting.conversion import convert
 from omics.data.splits import make_split
 from omics.data.synthetic import synthesize
 from omics.train.train_run import train

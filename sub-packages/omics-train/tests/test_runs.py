@@ -11,7 +11,7 @@ from run_parts import SMALL, compose
 
 from omics.data.errors import ConfigError, ExistingPathError, InputDataError, UnknownNameError
 from omics.data.splits import load_split
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 from omics.eval.results import read_results
 from omics.models import Bundle, run_cells
 from omics.train.runs import run_tasks

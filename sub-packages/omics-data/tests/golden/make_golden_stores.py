@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from omics.data.store_writer import StoreWriter
+from omics.data.storage.store_writer import StoreWriter
 
 COUNTS = np.zeros((6, 300), np.int64)
 COUNTS[0, [0, 1, 299]] = [1, 254, 255]

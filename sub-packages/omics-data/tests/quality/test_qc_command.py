@@ -9,8 +9,8 @@ import pytest
 
 from omics.data import open_store
 from omics.data.command_line import Verbosity, make_app, run
+from omics.data.commands.qc_command import add_to
 from omics.data.export import write_h5ad
-from omics.data.qc_command import add_to
 from omics.data.quality import load_quality
 
 

@@ -14,7 +14,7 @@ import pytest
 from omics.data.errors import MissingExtraError, MissingPathError, ResourceError, UsageError
 from omics.data.quality import Thresholds, assess_quality, block_runner
 from omics.data.quality.block_runner import find_store, open_runner
-from omics.data.store import open_store
+from omics.data.storage.store import open_store
 
 distributed = pytest.importorskip("distributed")
 

@@ -12,6 +12,7 @@ import pytest
 from omics.data import Loader, synthesize
 from omics.data.checked_table import write_checked_table
 from omics.data.command_line import Verbosity, make_app, run
+from omics.data.commands.select_command import add_to
 from omics.data.errors import (
     CorruptStoreError,
     ExistingPathError,
@@ -21,7 +22,6 @@ from omics.data.errors import (
 )
 from omics.data.export import write_h5ad
 from omics.data.quality.quality_table import QualityTable
-from omics.data.select_command import add_to
 from omics.data.selection import load_selection, select_cells
 
 METHODS = {

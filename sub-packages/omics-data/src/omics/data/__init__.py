@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omics.data.cell_batch import CellBatch
-    from omics.data.check import check_file
-    from omics.data.conversion import convert
+    from omics.data.converting.check import check_file
+    from omics.data.converting.conversion import convert
+    from omics.data.converting.source_listing import SourceSpec
     from omics.data.errors import OmicsError
-    from omics.data.gene_matching import GeneOptions, match_genes
     from omics.data.genes import GeneTable
-    from omics.data.loader import Loader
-    from omics.data.shard_loader import ShardLoader
-    from omics.data.shard_writer import write_shards
-    from omics.data.shards import open_shards
-    from omics.data.source_listing import SourceSpec
+    from omics.data.loading.loader import Loader
+    from omics.data.matching.gene_matching import GeneOptions, match_genes
+    from omics.data.sharding.shard_loader import ShardLoader
+    from omics.data.sharding.shard_writer import write_shards
+    from omics.data.sharding.shards import open_shards
     from omics.data.splits import load_split, make_split
-    from omics.data.store import CellStore, open_store
-    from omics.data.store_collection import StoreCollection, open_collection
-    from omics.data.store_writer import StoreWriter
+    from omics.data.storage.store import CellStore, open_store
+    from omics.data.storage.store_collection import StoreCollection, open_collection
+    from omics.data.storage.store_writer import StoreWriter
     from omics.data.synthetic import synthesize
 
 __all__ = ["CellBatch", "CellStore", "GeneOptions", "GeneTable", "Loader", "OmicsError", "ShardLoader", "SourceSpec", "StoreCollection", "StoreWriter", "check_file", "convert", "load_split", "make_split", "match_genes", "open_collection", "open_shards", "open_store", "synthesize", "write_shards"]  # fmt: skip
 
-_MODULES = {"CellBatch": "cell_batch", "CellStore": "store", "GeneOptions": "gene_matching", "GeneTable": "genes", "Loader": "loader", "OmicsError": "errors", "ShardLoader": "shard_loader", "SourceSpec": "source_listing", "StoreCollection": "store_collection", "StoreWriter": "store_writer", "check_file": "check", "convert": "conversion", "load_split": "splits", "make_split": "splits", "match_genes": "gene_matching", "open_collection": "store_collection", "open_shards": "shards", "open_store": "store", "synthesize": "synthetic", "write_shards": "shard_writer"}  # fmt: skip
+_MODULES = {"CellBatch": "cell_batch", "CellStore": "storage.store", "GeneOptions": "matching.gene_matching", "GeneTable": "genes", "Loader": "loading.loader", "OmicsError": "errors", "ShardLoader": "sharding.shard_loader", "SourceSpec": "converting.source_listing", "StoreCollection": "storage.store_collection", "StoreWriter": "storage.store_writer", "check_file": "converting.check", "convert": "converting.conversion", "load_split": "splits", "make_split": "splits", "match_genes": "matching.gene_matching", "open_collection": "storage.store_collection", "open_shards": "sharding.shards", "open_store": "storage.store", "synthesize": "synthetic", "write_shards": "sharding.shard_writer"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

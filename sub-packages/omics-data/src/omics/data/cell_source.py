@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omics.data.store_format import CURRENT_NAME
+from omics.data.storage.store_format import CURRENT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 
 @contextlib.contextmanager
@@ -33,8 +33,8 @@ def open_cells(path: str | Path) -> Iterator[CellStore]:
         MissingPathError: there is nothing at the path.
         InputDataError: the source holds no raw counts.
     """
-    from omics.data.conversion import convert
-    from omics.data.store import open_store
+    from omics.data.converting.conversion import convert
+    from omics.data.storage.store import open_store
 
     if (Path(path) / CURRENT_NAME).exists():
         yield open_store(path)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from omics.data import (
+from omics.data.command_line import make_app, print_json, progress, run, say
+from omics.data.commands import (
     check_command,
     convert_command,
     doctor_command,
@@ -16,7 +17,6 @@ from omics.data import (
     select_command,
     shard_command,
 )
-from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
 
 app = make_app(
@@ -39,8 +39,8 @@ StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store folder
 @app.command()
 def info(store: StorePath, as_json: AsJson = False) -> None:
     """Describe a store: size, genes, labels, where it came from."""
-    from omics.data.check import describe_store
-    from omics.data.store import open_store
+    from omics.data.converting.check import describe_store
+    from omics.data.storage.store import open_store
 
     report = describe_store(open_store(store), shown_as=store)
     if as_json:
@@ -58,8 +58,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check every byte against its checksums; exit code 4 if one is damaged."""
-    from omics.data.shards import MANIFEST_NAME
-    from omics.data.store import open_store
+    from omics.data.sharding.shards import MANIFEST_NAME
+    from omics.data.storage.store import open_store
 
     if "://" in store or (Path(store) / MANIFEST_NAME).exists():
         _verify_shards(store, as_json=as_json)
@@ -74,7 +74,7 @@ def verify(
 
 
 def _verify_shards(address: str, *, as_json: bool) -> None:
-    from omics.data.shards import open_shards
+    from omics.data.sharding.shards import open_shards
 
     shards = open_shards(address)
     checked = shards.verify()
@@ -108,7 +108,7 @@ def split(
     """Divide the cells of a store into train, validation and test, and look for leakage."""
     from omics.data.atomic_files import require_free
     from omics.data.splits import leakage, make_split
-    from omics.data.store import open_store
+    from omics.data.storage.store import open_store
 
     require_free(out, overwrite=overwrite)
     opened = open_store(store)
@@ -160,7 +160,7 @@ def export(
 ) -> None:
     """Write a store as an .h5ad file."""
     from omics.data.export import export_h5ad
-    from omics.data.store import open_store
+    from omics.data.storage.store import open_store
 
     opened = open_store(store)
     with progress("exporting", len(opened)) as advance:

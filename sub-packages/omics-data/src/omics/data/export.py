@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import anndata
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 CHUNK_ENTRIES = 2**16
 

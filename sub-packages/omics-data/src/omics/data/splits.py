@@ -32,7 +32,7 @@ from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

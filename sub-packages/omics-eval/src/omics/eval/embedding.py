@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
     from omics.models.bundle import Bundle
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -135,7 +135,7 @@ def _cells_and_store(
     from anndata import AnnData
 
     from omics.data.cell_source import open_cells
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
     if isinstance(source, CellStore):
         yield source.to_anndata(), source, "X"
@@ -166,8 +166,8 @@ def _store_of(adata: AnnData, path: Path) -> tuple[CellStore, str]:
     """Write the counts of an AnnData object as a store; return it and where the counts were."""
     import pandas as pd
 
-    from omics.data.store import open_store
-    from omics.data.store_writer import StoreWriter
+    from omics.data.storage.store import open_store
+    from omics.data.storage.store_writer import StoreWriter
 
     counts, place = counts_of(adata)
     genes = adata.raw.var if place == "raw.X" else adata.var

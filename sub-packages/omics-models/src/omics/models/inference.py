@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from omics.data.errors import UsageError
-from omics.data.loader import Loader
+from omics.data.loading.loader import Loader
 from omics.models.ragged_layout import RaggedLayout
 from omics.tokenizers import GeneTokenizer, TokenBatch
 from omics.tokenizers.vocabulary import PAD_ID, special_value

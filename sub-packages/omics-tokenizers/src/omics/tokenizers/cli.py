@@ -28,7 +28,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Say what a tokenizer makes: its fields, its vocabulary, how well it fits a store."""
-    from omics.data.store import open_store
+    from omics.data.storage.store import open_store
     from omics.tokenizers import GeneTokenizer, load_tokenizer
 
     loaded = load_tokenizer(tokenizer)
@@ -65,7 +65,7 @@ def encode(
     """Write one row per cell in store order: its name, token ids and expression values."""
     from omics.data.atomic_files import require_free
     from omics.data.errors import UsageError
-    from omics.data.store import open_store
+    from omics.data.storage.store import open_store
     from omics.tokenizers import GeneTokenizer, load_tokenizer
     from omics.tokenizers.token_table import write_tokens
 

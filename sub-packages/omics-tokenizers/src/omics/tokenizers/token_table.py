@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from omics.data.atomic_files import replace_file
-from omics.data.loader import Loader
+from omics.data.loading.loader import Loader
 from omics.data.transforms import LogNormalize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
     from omics.tokenizers.gene_tokenizer import GeneCoverage, GeneTokenizer
 
 CELLS_PER_GROUP = 4096

@@ -10,7 +10,7 @@ from omics.data.errors import ConfigError, UnknownNameError, nearest
 from omics.data.splits import load_split
 
 if TYPE_CHECKING:
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
     from omics.train.run_config import DataConfig, RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]

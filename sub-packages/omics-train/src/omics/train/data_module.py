@@ -10,7 +10,7 @@ from omics.train.batch_window import with_totals
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from omics.data.loader import Loader
+    from omics.data.loading.loader import Loader
     from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
     from omics.train.objective import Objective
     from omics.train.training_batch import TrainingBatch

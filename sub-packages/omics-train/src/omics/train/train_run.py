@@ -13,7 +13,7 @@ import numpy as np
 
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
-from omics.data.loader import Loader
+from omics.data.loading.loader import Loader
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
 from omics.tokenizers import LabelSpec, TokenBatch
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
     from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]

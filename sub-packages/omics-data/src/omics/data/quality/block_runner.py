@@ -27,7 +27,7 @@ from omics.data.quality.qc_extra import import_extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -233,7 +233,7 @@ def find_store(path: str, generation: int) -> str:
         path: the store folder.
         generation: that the client has open.
     """
-    from omics.data.store_format import generation_name
+    from omics.data.storage.store_format import generation_name
 
     folder = Path(path)
     if not folder.exists():

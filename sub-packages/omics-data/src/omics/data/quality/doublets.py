@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from omics.data.quality.block_runner import BlockRunner
     from omics.data.quality.thresholds import Batches
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -49,8 +49,8 @@ def write_filtered_store(
     from pathlib import Path
 
     from omics.data.errors import UsageError
-    from omics.data.store import open_store
-    from omics.data.store_writer import StoreWriter
+    from omics.data.storage.store import open_store
+    from omics.data.storage.store_writer import StoreWriter
 
     if Path(path).absolute() == store.path:
         raise UsageError(f"{path} is the store that is read; write the kept cells to another path.")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from omics.data.quality.block_runner import BlockRunner
     from omics.data.quality.cell_metrics import QualityMetrics
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

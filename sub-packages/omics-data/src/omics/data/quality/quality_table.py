@@ -19,7 +19,7 @@ from omics.data.errors import CorruptStoreError, MissingPathError
 from omics.data.quality.thresholds import FAILS
 
 if TYPE_CHECKING:
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from omics.data.quality.block_runner import BlockRunner
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

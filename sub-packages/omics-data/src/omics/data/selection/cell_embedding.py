@@ -25,7 +25,7 @@ from omics.data.sources.matrix_blocks import row_ends
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

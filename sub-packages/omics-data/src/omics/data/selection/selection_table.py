@@ -17,7 +17,7 @@ from omics.data.errors import InputDataError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from omics.data.store import CellStore
+    from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

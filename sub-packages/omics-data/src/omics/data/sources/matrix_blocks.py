@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from omics.data.block_checks import compilable, compilable_genes
-from omics.data.block_encoding import (
+from omics.data.errors import InputDataError
+from omics.data.sources.flat_reading import FlatReader
+from omics.data.sources.protocol import from_cell
+from omics.data.storage.block_checks import compilable, compilable_genes
+from omics.data.storage.block_encoding import (
     HAS_ZEROS,
     NOT_A_COUNT,
     NOT_ASCENDING,
     OUT_OF_RANGE,
     inspect_rows,
 )
-from omics.data.errors import InputDataError
-from omics.data.sources.flat_reading import FlatReader
-from omics.data.sources.protocol import from_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

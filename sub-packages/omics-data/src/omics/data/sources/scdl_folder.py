@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.errors import InputDataError, OmicsError
-from omics.data.mapped_file import open_regular
+from omics.data.storage.mapped_file import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path

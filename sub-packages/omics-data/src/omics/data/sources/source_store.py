@@ -17,7 +17,7 @@ import numpy as np
 from omics.data.errors import InputDataError, UnknownNameError, nearest
 from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 from omics.data.sources.matrix_sample import MAX_ENTRIES, NUM_PLACES, ValueSample
-from omics.data.store_format import CURRENT_NAME
+from omics.data.storage.store_format import CURRENT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from omics.data.sources.protocol import Block, ValueStorage
-    from omics.data.store import CellStore
-    from omics.data.store_collection import StoreCollection
+    from omics.data.storage.store import CellStore
+    from omics.data.storage.store_collection import StoreCollection
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -36,7 +36,7 @@ _ENTRY_BYTES = 8
 
 def recognises(path: str | Path) -> bool:
     """Say whether this is the folder of a store, or the file of a collection."""
-    from omics.data.store_collection import is_collection
+    from omics.data.storage.store_collection import is_collection
 
     return (Path(path) / CURRENT_NAME).is_file() or is_collection(path)
 
@@ -56,8 +56,8 @@ def open_store_source(path: str | Path, *, verify: str = "first") -> Iterator[So
         CorruptStoreError: the store is damaged.
         InputDataError: a member of the collection has changed.
     """
-    from omics.data.store import open_store
-    from omics.data.store_collection import open_collection
+    from omics.data.storage.store import open_store
+    from omics.data.storage.store_collection import open_collection
 
     folder = Path(path).is_dir()
     store = open_store(path, verify=verify) if folder else open_collection(path, verify=verify)

@@ -84,7 +84,7 @@ def write_case(case: StoreCase, path: str | Path, *, overwrite: bool = False) ->
         path: the folder to create.
         overwrite: write a new generation of the store that is there.
     """
-    from omics.data.store_writer import StoreWriter
+    from omics.data.storage.store_writer import StoreWriter
 
     with StoreWriter(
         path,

@@ -96,7 +96,7 @@ def assert_writer_conforms(
         AssertionError: a store is not as it should be; the message names the case.
         UnknownNameError: there is no such case.
     """
-    from omics.data.store import open_store
+    from omics.data.storage.store import open_store
 
     with tempfile.TemporaryDirectory() as scratch:
         for number, case in enumerate(_chosen(cases)):

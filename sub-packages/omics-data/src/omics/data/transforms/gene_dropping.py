@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from omics.data.errors import ConfigError
-from omics.data.gather import mark_top
 from omics.data.keyed_random import keyed_uniform, stream_key
+from omics.data.storage.gather import mark_top
 from omics.data.transforms.transform_registry import (
     DROPS,
     PICKS_TOP,

@@ -22,7 +22,7 @@ import numpy as np
 
 from omics.data.errors import ConfigError
 from omics.data.keyed_random import stream_key
-from omics.data.row_statistics import sums_by_cell
+from omics.data.storage.row_statistics import sums_by_cell
 from omics.data.transforms.entry_values import whole_counts
 from omics.data.transforms.normalizing import log_normalized
 from omics.data.transforms.transform_registry import (

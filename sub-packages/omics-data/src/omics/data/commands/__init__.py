@@ -1,0 +1,1 @@
+"""The longer verbs of the command `omics-data`, one file each."""

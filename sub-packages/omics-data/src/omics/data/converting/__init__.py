@@ -1,0 +1,1 @@
+"""From sources to a store: looking, planning, streaming, resuming."""

@@ -1,0 +1,1 @@
+"""The loader: orders of the epoch, batches, buffers, resuming."""

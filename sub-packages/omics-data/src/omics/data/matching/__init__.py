@@ -1,0 +1,1 @@
+"""Which gene of one table is which of another."""

@@ -1,0 +1,1 @@
+"""Stores as shards for clusters, and back to batches."""

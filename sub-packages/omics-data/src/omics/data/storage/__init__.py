@@ -1,0 +1,1 @@
+"""The bytes of a store: format, writer, reader, checksums, and many stores read as one."""
