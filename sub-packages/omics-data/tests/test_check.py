@@ -473,3 +473,14 @@ def test_the_command_prints_the_report(as_json: bool, tmp_path: Path) -> None:
         assert json.loads(done.output)["genes"]["coverage"]["listed"] == 2
     else:
         assert "of 2 listed genes (" in done.output
+
+
+def test_a_store_tells_its_layout_and_rank_view(tmp_path: Path, write_store: Any) -> None:
+    plain = write_store(tmp_path / "plain", np.eye(3))
+    other = write_store(
+        tmp_path / "packed", np.eye(3), layout="packed", rank_medians={"gene0": 1.0}
+    )
+    assert "values  counts (uint8), plain; median" in check_file(plain.path).text()
+    report = check_file(other.path)
+    assert "values  counts (uint16), packed, with a rank view; median" in report.text()
+    assert report.to_dict()["has_rank_view"] is True

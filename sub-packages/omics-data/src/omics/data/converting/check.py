@@ -139,6 +139,8 @@ def describe_store(
         num_entries=store.num_entries,
         store_bytes=store.num_bytes,
         value_kind=store.value_kind,
+        layout=store.layout,
+        has_rank_view=store.rank_digest is not None,
         count_type=str(store.count_dtype),
         genes=describe_genes(var, gene_list=gene_list),
         obs_columns=columns,

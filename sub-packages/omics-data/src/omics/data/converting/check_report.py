@@ -150,6 +150,8 @@ class StoreReport:
         num_entries: stored values.
         store_bytes: size of all files.
         value_kind: `counts` or `float`.
+        layout: `plain` or `packed`.
+        has_rank_view: genes are also stored in the order of count / median.
         count_type: of the counts as they are read.
         genes: the gene ids.
         obs_columns: the columns of obs.
@@ -169,6 +171,8 @@ class StoreReport:
     num_entries: int
     store_bytes: int
     value_kind: str
+    layout: str
+    has_rank_view: bool
     count_type: str
     genes: GeneIds
     obs_columns: tuple[ObsColumn, ...]
@@ -187,6 +191,7 @@ class StoreReport:
     def text(self) -> str:
         """Return the report as one screen of aligned plain text."""
         filled = self.num_entries / max(self.num_cells * self.num_genes, 1)
+        ranked = ", with a rank view" if self.has_rank_view else ""
         lines = [
             (
                 f"{self.path}   store, generation {self.generation}   "
@@ -196,7 +201,7 @@ class StoreReport:
             ),
             "",
             (
-                f"values  {self.value_kind} ({self.count_type}); median cell: {self.median_genes:,.0f} "
+                f"values  {self.value_kind} ({self.count_type}), {self.layout}{ranked}; median cell: {self.median_genes:,.0f} "
                 f"genes, sum {self.median_sum:,.6g}"
             ),
             f"digest  {self.digest}",
