@@ -132,6 +132,6 @@ def _placed(indptr: Array, genes: Array, values: Array, *, places: Array) -> Blo
     if np.isin(falls, indptr).all():
         return indptr, placed, values
     shape = (len(indptr) - 1, int(places.max()) + 1)
-    matrix = csr_matrix((values, placed, indptr), shape=shape)
+    matrix = csr_matrix((values.copy(), placed, indptr), shape=shape)  # Sorted in place.
     matrix.sort_indices()
     return indptr, matrix.indices.astype(np.int64), matrix.data
