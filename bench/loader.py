@@ -191,9 +191,9 @@ class Bench:
             slow = reader.name == "tiledbsoma-ml"
             check_reader(reader, self.source(SLOW_CELLS if slow else self.cells))
         streams = {reader.name: reader.batches() for reader in readers}
-        for reader in readers:
-            next(streams[reader.name])
         padding = Padding(BATCH_SIZE)
+        for reader in readers:  # The loop that pads is compiled for each kind of arrays.
+            padding.pad(reader.arrays(next(streams[reader.name])))
         sparse: Figures = {reader.name: [] for reader in readers}
         padded: Figures = {reader.name: [] for reader in readers}
         padded["omics, two threads"] = []
