@@ -10,6 +10,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import tiledbsoma
+import tiledbsoma.io as soma_io
 from scipy.sparse import csr_matrix
 
 from omics.data.errors import (
@@ -23,8 +25,6 @@ from omics.data.sources import census
 from omics.data.sources.registry import open_source
 from omics.data.sources.source_soma import open_soma
 
-tiledbsoma = pytest.importorskip("tiledbsoma")
-soma_io = pytest.importorskip("tiledbsoma.io")
 CELLS, GENES = 40, 12
 DATASETS = ("11111111-aaaa", "22222222-bbbb", "33333333-cccc")
 

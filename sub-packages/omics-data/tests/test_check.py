@@ -232,7 +232,6 @@ def as_10x_folder(adata: anndata.AnnData, folder: Path) -> Path:
 
 
 def as_zarr(adata: anndata.AnnData, folder: Path) -> Path:
-    pytest.importorskip("zarr")
     path = folder / "cells.zarr"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

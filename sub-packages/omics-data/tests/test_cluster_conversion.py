@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import anndata
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +17,6 @@ from omics.data.converting.conversion import plan_conversion, run_plan
 from omics.data.errors import InputDataError, MissingExtraError, ResourceError
 from omics.data.matching.gene_coverage import coverage_of
 from omics.data.matching.gene_matching import GeneOptions
-
-distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,8 @@ def store(tmp_path_factory, write_store, matrix):
 
 @pytest.fixture(scope="module")
 def server():
-    moto_server = pytest.importorskip("moto.server")
+    import moto.server as moto_server
+
     running = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -53,7 +54,9 @@ def bucket(server, monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    client = pytest.importorskip("boto3").client("s3")
+    import boto3
+
+    client = boto3.client("s3")
     client.create_bucket(Bucket="cells")
     yield client
     for each in client.list_objects_v2(Bucket="cells").get("Contents", []):
@@ -71,7 +74,8 @@ def test_shards_in_a_bucket_are_read_back(bucket, store, matrix):
 
 
 def test_litdata_reads_the_bucket(bucket, store, tmp_path):
-    litdata = pytest.importorskip("litdata")
+    import litdata
+
     written = write_shards(store, "s3://cells/lit", cells_per_shard=40)
     dataset = litdata.StreamingDataset("s3://cells/lit", cache_dir=str(tmp_path), shuffle=False)
     rows = [written.decode(item, number).rows for number, item in enumerate(dataset)]

@@ -112,7 +112,8 @@ def test_a_float_store_keeps_its_values(tmp_path, write_store):
 
 
 def test_litdata_reads_the_same_cells_without_pickle(shards, matrix):
-    litdata = pytest.importorskip("litdata")
+    import litdata
+
     dataset = litdata.StreamingDataset(str(shards.folder.path), shuffle=False)
     batches = [shards.decode(item, number) for number, item in enumerate(dataset)]
     assert np.concatenate([batch.rows for batch in batches]).tolist() == list(range(CELLS))

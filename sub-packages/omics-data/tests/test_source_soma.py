@@ -9,6 +9,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import tiledbsoma
+import tiledbsoma.io as soma_io
 from scipy.sparse import csr_matrix, vstack
 
 from omics.data.errors import (
@@ -24,8 +26,6 @@ from omics.data.sources.registry import open_source
 from omics.data.sources.soma_access import normal_address, patiently, soma_context
 from omics.data.sources.source_soma import open_soma, recognises
 
-tiledbsoma = pytest.importorskip("tiledbsoma")
-soma_io = pytest.importorskip("tiledbsoma.io")
 CELLS, GENES = 60, 15
 
 
@@ -454,8 +454,9 @@ def test_without_tiledbsoma_the_extra_is_named(folder, monkeypatch):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
+    import boto3
+    import moto.server as server_module
+
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import distributed
 import numpy as np
 import pytest
 
@@ -15,8 +16,6 @@ from omics.data.errors import MissingExtraError, MissingPathError, ResourceError
 from omics.data.quality import Thresholds, assess_quality, block_runner
 from omics.data.quality.block_runner import find_store, open_runner
 from omics.data.storage.store import open_store
-
-distributed = pytest.importorskip("distributed")
 
 
 class Cluster:

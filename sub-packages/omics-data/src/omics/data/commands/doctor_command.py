@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "qc": ("scanpy", "dask", "distributed", "matplotlib"),
     "soma": ("tiledbsoma",),
-    "streaming": ("litdata",),
+    "streaming": ("litdata", "boto3", "fsspec"),
     "rdata": ("rdata",),
 }
 LOW_SPACE_BYTES = 2**30

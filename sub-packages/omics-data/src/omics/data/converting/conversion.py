@@ -21,14 +21,9 @@ from typing import TYPE_CHECKING, Any
 from omics.data.atomic_files import remove_path
 from omics.data.converting.cluster_conversion import parts_folder, write_with_cluster
 from omics.data.converting.conversion_plan import ConversionPlan, make_plan
-from omics.data.converting.counts_location import (
-    AUTO,
-    find_gene_problem,
-    no_counts_advice,
-    no_counts_message,
-)
+from omics.data.converting.counts_location import AUTO
 from omics.data.converting.many_sources import write_sources
-from omics.data.converting.source_listing import AnySource, SourceSpec, list_sources
+from omics.data.converting.source_listing import AnySource, list_sources
 from omics.data.errors import UsageError
 from omics.data.matching.gene_coverage import with_counts_kept
 from omics.data.matching.gene_matching import GeneOptions
@@ -38,17 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from omics.data.storage.store import CellStore
-
-__all__ = [
-    "AUTO",
-    "SourceSpec",
-    "convert",
-    "find_gene_problem",
-    "no_counts_advice",
-    "no_counts_message",
-    "plan_conversion",
-    "run_plan",
-]
 
 
 def convert(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.data.matching.gene_remap import GeneMap
 from omics.data.sources.matrix_sample import ValueSample
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ class RemappedMatrix:
             before += cells
             if skip == cells:
                 continue
+            placed = GeneMap(part.places, self.shape[1])
             for block in part.matrix.blocks(storage, scratch=scratch, first_cell=skip):
-                yield _placed(*block, places=part.places)
+                yield placed.apply(*block)
 
     def sample(self, budget: int) -> ValueSample | None:
         """Return values from up to `SAMPLED_PARTS` parts; None if one of these cannot be sampled.
@@ -121,17 +123,3 @@ class RemappedMatrix:
     def error(self, found: str, advice: str = "") -> InputDataError:
         """Return the error for something wrong in this matrix; see `Matrix.error`."""
         return self._parts[0].matrix.error(found, advice)
-
-
-def _placed(indptr: Array, genes: Array, values: Array, *, places: Array) -> Block:
-    """Put the genes of a block into their places of the common list."""
-    from scipy.sparse import csr_matrix
-
-    placed = places[genes]
-    falls = np.flatnonzero(np.diff(placed) <= 0) + 1
-    if np.isin(falls, indptr).all():
-        return indptr, placed, values
-    shape = (len(indptr) - 1, int(places.max()) + 1)
-    matrix = csr_matrix((values.copy(), placed, indptr), shape=shape)  # Sorted in place.
-    matrix.sort_indices()
-    return indptr, matrix.indices.astype(np.int64), matrix.data

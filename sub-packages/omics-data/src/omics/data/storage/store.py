@@ -350,7 +350,7 @@ class CellStore:
             UnknownNameError: there is no such obs column.
             CorruptStoreError: a touched chunk is damaged.
         """
-        cells = self._checked_rows(rows)
+        cells = integer_rows(rows)
         memory = BatchBuffers() if buffers is None else buffers
         starts, indptr = self._locate(cells, memory, self._offsets, self.num_entries)
         size = int(indptr[-1])
@@ -393,7 +393,7 @@ class CellStore:
             raise UnknownNameError(
                 f"{self.path} has no rank view. Convert it with a table of medians (--rank-medians)."
             )
-        cells = self._checked_rows(rows)
+        cells = integer_rows(rows)
         memory = BatchBuffers() if buffers is None else buffers
         starts, indptr = self._locate(cells, memory, self._offsets, self.num_entries)
         genes = memory.array("genes", int(indptr[-1]), self._gene_dtype)
@@ -445,16 +445,6 @@ class CellStore:
         if bad >= 0:
             raise damaged(file.path, f"does not decode at cell {cells[bad]}")
 
-    def _checked_rows(self, rows: Sequence[int] | Array) -> Array:
-        """Return rows as int64 of its own memory."""
-        given = np.asarray(rows)
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
-            raise UsageError(
-                f"Rows must be a one-dimensional array of integers, not {given.dtype} of "
-                f"{given.ndim} dimensions. Turn a mask into rows with numpy.flatnonzero."
-            )
-        return np.array(given, dtype=np.int64)
-
     def _escape_positions(self) -> Array:
         """Return the checked positions of escaped counts, ascending over the whole file."""
         file = self._files["escape_positions.bin"]
@@ -487,7 +477,7 @@ class CellStore:
         """
         import anndata
 
-        cells = np.arange(len(self)) if rows is None else self._checked_rows(rows)
+        cells = np.arange(len(self)) if rows is None else integer_rows(rows)
         obs = self.obs.to_pandas()
         return anndata.AnnData(
             X=self.take(cells).to_csr(),
@@ -540,6 +530,24 @@ class CellStore:
             end = min(max(fitting, begin + 1), len(self))
             yield self.take(np.arange(begin, end))
             begin = end
+
+
+def integer_rows(rows: Sequence[int] | Array) -> Array:
+    """Return rows as int64 [n] of their own memory.
+
+    Args:
+        rows: integers [n].
+
+    Raises:
+        UsageError: they are not a list of integers.
+    """
+    given = np.asarray(rows)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
+        raise UsageError(
+            f"Rows must be a one-dimensional array of integers, not {given.dtype} of "
+            f"{given.ndim} dimensions. Turn a mask into rows with numpy.flatnonzero."
+        )
+    return np.array(given, dtype=np.int64)
 
 
 def _open_again(path: str, generation: int, digest: str, verify: str) -> CellStore:

@@ -32,7 +32,7 @@ from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 from omics.data.storage.batch_buffers import BatchBuffers
 from omics.data.storage.collection_obs import CollectionObs
 from omics.data.storage.row_statistics import sums_by_cell, sums_by_gene
-from omics.data.storage.store import CellStore, RowError, open_store
+from omics.data.storage.store import CellStore, RowError, integer_rows, open_store
 from omics.data.storage.store_format import COUNTS, gene_dtype
 
 if TYPE_CHECKING:
@@ -381,19 +381,14 @@ class StoreCollection:
         return gene_map.apply(*part)
 
     def _checked_rows(self, rows: Sequence[int] | Array) -> Array:
-        given = np.asarray(rows)
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
-            raise UsageError(
-                f"Rows must be a one-dimensional array of integers, not {given.dtype} of "
-                f"{given.ndim} dimensions. Turn a mask into rows with numpy.flatnonzero."
-            )
-        outside = (given < 0) | (given >= len(self)) if len(given) else np.zeros(0, np.bool_)
+        cells = integer_rows(rows)
+        outside = (cells < 0) | (cells >= len(self))
         if outside.any():
             raise RowError(
-                f"Row {given[outside][0]} is outside the collection, which has {len(self)} cells "
+                f"Row {cells[outside][0]} is outside the collection, which has {len(self)} cells "
                 f"(rows 0 to {len(self) - 1}; negative rows are not allowed)."
             )
-        return np.array(given, dtype=np.int64)
+        return cells
 
     def to_anndata(self, rows: Sequence[int] | Array | None = None) -> anndata.AnnData:
         """Return cells as an AnnData object in memory.
