@@ -111,7 +111,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     Bundle(
         model=OmicsModel.build(config, seed=0).eval(),
-        tokenizer=GeneTokenizer(genes),
+        tokenizer=GeneTokenizer.from_list(genes),
         transforms=[LogNormalize(), TopGenes(max_genes=8)],
     ).save(folder)
     return folder

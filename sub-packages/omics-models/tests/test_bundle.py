@@ -19,7 +19,7 @@ LABELS = {"cell.type": ["b cell", "t cell", "nk"]}
 def make_bundle():
     return Bundle(
         model=small_model(**heads()),
-        tokenizer=GeneTokenizer([f"g{i}" for i in range(NUM_GENES)]),
+        tokenizer=GeneTokenizer.from_list([f"g{i}" for i in range(NUM_GENES)]),
         transforms=[LogNormalize(target_sum=1000.0), TopGenes(max_genes=30)],
         labels=LABELS,
         provenance={"seed": 3},
@@ -182,6 +182,6 @@ def test_labels_must_agree_with_the_heads():
     with pytest.raises(ConfigError, match="do not agree"):
         Bundle(
             model=small_model(**heads()),
-            tokenizer=GeneTokenizer(["g"]),
+            tokenizer=GeneTokenizer.from_list(["g"]),
             labels={"cell.type": ["only", "two"]},
         )

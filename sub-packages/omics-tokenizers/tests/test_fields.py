@@ -41,4 +41,28 @@ def test_fewer_than_two_classes_are_refused(values, found):
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="kind 'text'"):
-        FieldSpec(name="genes", kind="text", vocabulary_size=3)
+        FieldSpec(name="genes", kind="text", vocabulary_size=3, special_ids=(), mask_id=None)
+
+
+def test_special_tokens_of_a_field_are_told_from_its_values():
+    genes = FieldSpec(
+        name="genes", kind="discrete", vocabulary_size=6, special_ids=(0, 5), mask_id=5
+    )
+    assert genes.is_special(np.array([0, 1, 5])).tolist() == [True, False, True]
+    assert genes.mask_value() == 5
+    values = FieldSpec(
+        name="expression", kind="continuous", vocabulary_size=2, special_ids=(1,), mask_id=1
+    )
+    assert values.is_special(np.array([0.0, -2.0, 3.5])).tolist() == [False, True, False]
+    assert values.mask_value() == -2.0
+
+
+def test_a_field_without_a_mask_token_cannot_be_masked():
+    spec = FieldSpec(name="genes", kind="discrete", vocabulary_size=3, special_ids=(), mask_id=None)
+    with pytest.raises(ConfigError, match="'genes' cannot be masked"):
+        spec.mask_value()
+
+
+def test_special_ids_outside_the_field_are_refused():
+    with pytest.raises(ConfigError, match=r"has 3 ids and special ones at \(3,\)"):
+        FieldSpec(name="g", kind="discrete", vocabulary_size=3, special_ids=(3,), mask_id=None)

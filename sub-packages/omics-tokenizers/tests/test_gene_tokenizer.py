@@ -9,7 +9,9 @@ from omics.data.cell_batch import CellBatch
 from omics.data.errors import ConfigError, InputDataError, UnknownNameError
 from omics.data.genes import GeneTable
 from omics.tokenizers import GeneTokenizer, LabelSpec, load_tokenizer, save_tokenizer
-from omics.tokenizers.vocabulary import CLS_ID, special_value
+from omics.tokenizers.vocabulary import special_value
+
+CLS_ID = 2
 
 
 def cells(lists, *, num_genes, obs=None, targets=None):
@@ -33,7 +35,7 @@ def table(ids, symbols=None):
 
 
 def test_tokens_are_flat_with_cls_and_unknown_genes_leave_with_their_values():
-    tokenizer = GeneTokenizer(["A", "C"])
+    tokenizer = GeneTokenizer.from_list(["A", "C"])
     bound = tokenizer.bind(table("ABC"))
     batch = cells([[(0, 0.5), (1, 9.0), (2, 1.5)], [], [(1, 9.0)]], num_genes=3)
     tokens = bound.encode(batch)
@@ -45,7 +47,7 @@ def test_tokens_are_flat_with_cls_and_unknown_genes_leave_with_their_values():
 
 
 def test_without_cls_a_cell_holds_its_genes_only():
-    bound = GeneTokenizer(["A", "B"], prepend_cls=False).bind(table("AB"))
+    bound = GeneTokenizer.from_list(["A", "B"], prepend_cls=False).bind(table("AB"))
     tokens = bound.encode(cells([[(1, 2.0)], []], num_genes=2))
     assert tokens.offsets.tolist() == [0, 1, 1]
     assert tokens.fields["genes"].tolist() == [6]
@@ -66,7 +68,7 @@ def test_encoding_agrees_with_a_cell_by_cell_reading(data):
     )
     lists = [sorted(cell.items()) for cell in lists]
     names = [f"g{i}" for i in range(num_genes)]
-    tokenizer = GeneTokenizer([names[i] for i in sorted(known)], min_coverage=0.0)
+    tokenizer = GeneTokenizer.from_list([names[i] for i in sorted(known)], min_coverage=0.0)
     tokens = tokenizer.bind(table(names)).encode(cells(lists, num_genes=num_genes))
     position = {gene: 5 + i for i, gene in enumerate(sorted(known))}
     for i, cell in enumerate(lists):
@@ -78,7 +80,7 @@ def test_encoding_agrees_with_a_cell_by_cell_reading(data):
 
 
 def test_targets_are_encoded_without_cls():
-    bound = GeneTokenizer(["A", "B"]).bind(table("AB"))
+    bound = GeneTokenizer.from_list(["A", "B"]).bind(table("AB"))
     full = cells([[(0, 1.0), (1, 2.0)]], num_genes=2)
     tokens = bound.encode(cells([[(1, 2.0)]], num_genes=2, targets=full))
     assert tokens.fields["genes"].tolist() == [CLS_ID, 6]
@@ -87,19 +89,19 @@ def test_targets_are_encoded_without_cls():
 
 
 def test_genes_match_by_symbol_where_that_finds_more():
-    tokenizer = GeneTokenizer(["ENSG1", "ENSG2"], ["CD3E", "CD19"])
+    tokenizer = GeneTokenizer.from_list(["ENSG1", "ENSG2"], ["CD3E", "CD19"])
     bound = tokenizer.bind(table(["CD19", "ACTB"]))
     assert bound.coverage.matched_by == "symbol"
-    assert bound.table.tolist() == [6, 1]
+    assert bound.table.tolist() == [6, -1]
 
 
 def test_a_symbol_that_two_genes_share_matches_neither():
-    tokenizer = GeneTokenizer(["ENSG1", "ENSG2", "ENSG3"], ["X", "X", "Y"])
-    assert tokenizer.bind(table(["X", "Y"])).table.tolist() == [1, 7]
+    tokenizer = GeneTokenizer.from_list(["ENSG1", "ENSG2", "ENSG3"], ["X", "X", "Y"])
+    assert tokenizer.bind(table(["X", "Y"])).table.tolist() == [-1, 7]
 
 
 def test_a_store_of_other_genes_is_refused_with_examples_of_both():
-    tokenizer = GeneTokenizer([f"ENSG{i}" for i in range(100)])
+    tokenizer = GeneTokenizer.from_list([f"ENSG{i}" for i in range(100)])
     with pytest.raises(
         InputDataError, match=r"ids like M0, M1, M2; the vocabulary has ids like ENSG0"
     ):
@@ -107,13 +109,13 @@ def test_a_store_of_other_genes_is_refused_with_examples_of_both():
 
 
 def test_a_small_panel_of_known_genes_is_accepted():
-    tokenizer = GeneTokenizer([f"ENSG{i}" for i in range(1000)])
+    tokenizer = GeneTokenizer.from_list([f"ENSG{i}" for i in range(1000)])
     assert tokenizer.bind(table(["ENSG7", "ENSG8"])).coverage.num_known == 2
 
 
 def test_labels_come_from_obs_and_a_missing_column_is_named():
     label = LabelSpec(name="cell_type", classes=("a", "b"))
-    bound = GeneTokenizer(["A"]).bind(table("A"), labels=[label])
+    bound = GeneTokenizer.from_list(["A"]).bind(table("A"), labels=[label])
     obs = {"cell_type": np.array(["b", None], dtype=object)}
     tokens = bound.encode(cells([[(0, 1.0)], []], num_genes=1, obs=obs))
     assert tokens.labels["cell_type"].tolist() == [1, -100]
@@ -124,7 +126,7 @@ def test_labels_come_from_obs_and_a_missing_column_is_named():
 
 
 def test_a_batch_without_the_expression_field_says_which_transform_makes_it():
-    bound = GeneTokenizer(["A"]).bind(table("A"))
+    bound = GeneTokenizer.from_list(["A"]).bind(table("A"))
     batch = cells([[(0, 1.0)]], num_genes=1)
     batch.fields.clear()
     with pytest.raises(UnknownNameError, match="log_normalize"):
@@ -132,7 +134,7 @@ def test_a_batch_without_the_expression_field_says_which_transform_makes_it():
 
 
 def test_saved_and_loaded_tokenizers_are_equal(tmp_path):
-    tokenizer = GeneTokenizer(["A", "B"], ["a", "b"], prepend_cls=False, min_coverage=0.5)
+    tokenizer = GeneTokenizer.from_list(["A", "B"], ["a", "b"], prepend_cls=False, min_coverage=0.5)
     save_tokenizer(tokenizer, tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert isinstance(loaded, GeneTokenizer)
@@ -157,4 +159,4 @@ def test_a_damaged_tokenizer_file_is_refused(tmp_path, text, message):
 
 def test_symbols_must_be_as_many_as_ids():
     with pytest.raises(ConfigError, match="1 symbols for 2 gene ids"):
-        GeneTokenizer(["A", "B"], ["a"])
+        GeneTokenizer.from_list(["A", "B"], ["a"])

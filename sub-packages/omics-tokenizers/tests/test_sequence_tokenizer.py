@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from omics.data.errors import ConfigError, UsageError
 from omics.tokenizers.sequence_tokenizer import MAX_K, SequenceTokenizer
 from omics.tokenizers.tokenizer_file import load_tokenizer, save_tokenizer
-from omics.tokenizers.vocabulary import CLS_ID, SPECIAL_TOKENS, UNK_ID
 
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNK_ID, CLS_ID = 1, 2
 FIRST = len(SPECIAL_TOKENS)
 
 

@@ -52,7 +52,7 @@ def test_encode_uses_a_saved_tokenizer_and_never_replaces_a_file_unasked(
     run, store, tmp_path, capsys
 ):
     genes = open_store(store).genes
-    save_tokenizer(GeneTokenizer([str(g) for g in genes.ids[:20]]), tmp_path)
+    save_tokenizer(GeneTokenizer.from_list([str(g) for g in genes.ids[:20]]), tmp_path)
     out = tmp_path / "tokens.parquet"
     assert run("encode", store, "--out", out, "--tokenizer", tmp_path) == 0
     assert max(max(ids) for ids in pq.read_table(out)["input_ids"].to_pylist()) < 25
@@ -63,7 +63,7 @@ def test_encode_uses_a_saved_tokenizer_and_never_replaces_a_file_unasked(
 
 def test_inspect_says_how_well_a_store_fits(run, store, tmp_path, capsys):
     genes = open_store(store).genes
-    save_tokenizer(GeneTokenizer([*(str(g) for g in genes.ids[:20]), "ELSE"]), tmp_path)
+    save_tokenizer(GeneTokenizer.from_list([*(str(g) for g in genes.ids[:20]), "ELSE"]), tmp_path)
     assert run("inspect", tmp_path, "--store", store, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["fields"] == {"genes": ["discrete", 26], "expression": ["continuous", 5]}

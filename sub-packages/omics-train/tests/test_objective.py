@@ -13,15 +13,18 @@ from training_parts import (
 )
 
 from omics.data.errors import ConfigError
+from omics.tokenizers import FieldSpec, TokenBatch
 from omics.tokenizers.vocabulary import special_value
 from omics.train.masking import mask_field
-from omics.train.objective import plan_heads
+from omics.train.objective import Objective, plan_heads
 from omics.train.run_config import LossConfig
 
 
 def test_masks_are_the_same_for_a_cell_in_whatever_batch():
     tokens = random_tokens(8)
-    _, positions, values = mask_field(tokens, EXPRESSION, change_ratio=0.3, seed=3, epoch=2)
+    _, positions, values = mask_field(
+        tokens, EXPRESSION, genes=GENES, change_ratio=0.3, seed=3, epoch=2
+    )
     begin, end = tokens.offsets[5], tokens.offsets[6]
     alone = type(tokens)(
         fields={name: v[begin:end] for name, v in tokens.fields.items()},
@@ -29,7 +32,7 @@ def test_masks_are_the_same_for_a_cell_in_whatever_batch():
         rows=tokens.rows[5:6],
     )
     _, alone_positions, alone_values = mask_field(
-        alone, EXPRESSION, change_ratio=0.3, seed=3, epoch=2
+        alone, EXPRESSION, genes=GENES, change_ratio=0.3, seed=3, epoch=2
     )
     here = (positions >= begin) & (positions < end)
     assert (positions[here] - begin).tolist() == alone_positions.tolist()
@@ -41,7 +44,7 @@ def test_masks_differ_between_epochs_and_seeds_and_hide_the_asked_share():
     kept = {}
     for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
         masked, positions, _ = mask_field(
-            tokens, EXPRESSION, change_ratio=0.15, seed=seed, epoch=epoch
+            tokens, EXPRESSION, genes=GENES, change_ratio=0.15, seed=seed, epoch=epoch
         )
         kept[seed, epoch] = positions.tolist()
         share = len(positions) / len(tokens.targets.fields["genes"])
@@ -54,7 +57,9 @@ def test_masks_differ_between_epochs_and_seeds_and_hide_the_asked_share():
 def test_masking_a_discrete_field_leaves_the_input_untouched():
     tokens = random_tokens(5)
     before = tokens.fields["genes"].copy()
-    masked, positions, values = mask_field(tokens, GENES, change_ratio=1.0, seed=0, epoch=0)
+    masked, positions, values = mask_field(
+        tokens, GENES, genes=GENES, change_ratio=1.0, seed=0, epoch=0
+    )
     assert (tokens.fields["genes"] == before).all()
     assert (masked.fields["genes"][positions] == 4).all()
     assert values.tolist() == before[positions].tolist()
@@ -62,7 +67,7 @@ def test_masking_a_discrete_field_leaves_the_input_untouched():
 
 def test_a_ratio_that_is_no_probability_is_refused():
     with pytest.raises(ConfigError, match=r"change_ratio is 1\.5"):
-        mask_field(random_tokens(2), EXPRESSION, change_ratio=1.5, seed=0, epoch=0)
+        mask_field(random_tokens(2), EXPRESSION, genes=GENES, change_ratio=1.5, seed=0, epoch=0)
 
 
 def test_without_sampled_input_the_whole_cell_is_its_own_target_before_masking():
@@ -121,3 +126,42 @@ def test_no_losses_and_repeated_losses_are_refused():
         plan_heads([], [LABEL], [EXPRESSION])
     with pytest.raises(ConfigError, match="a term twice"):
         objective_of([PRETRAIN[0], PRETRAIN[0]])
+
+
+def test_special_tokens_wherever_they_stand_are_never_masked_nor_a_target():
+    # [S] = 0, [MASK] = 3 and [CLS] = 9 of a vocabulary of others; [S] has a real value beside it.
+    genes = FieldSpec(
+        name="genes", kind="discrete", vocabulary_size=10, special_ids=(0, 3, 9), mask_id=3
+    )
+    values = FieldSpec(
+        name="expression", kind="continuous", vocabulary_size=10, special_ids=(3, 9), mask_id=3
+    )
+    tokens = TokenBatch(
+        fields={
+            "genes": np.array([9, 0, 1, 2, 9, 0, 8], np.int32),
+            "expression": np.array([-10, 7.5, 1, 2, -10, 7.5, 3], np.float32),
+        },
+        offsets=np.array([0, 4, 7]),
+        rows=np.array([0, 1]),
+    )
+    masked, positions, hidden = mask_field(
+        tokens, values, genes=genes, change_ratio=1.0, seed=0, epoch=0
+    )
+    assert positions.tolist() == [2, 3, 6]
+    assert hidden.tolist() == [1, 2, 3]
+    assert masked.fields["expression"].tolist() == [-10, 7.5, -4, -4, -10, 7.5, -4]
+    losses = [LossConfig(name="mse", field_name="expression", wced_target="all_genes")]
+    plan = plan_heads(losses, [], [])
+    objective = Objective.from_losses(
+        losses,
+        plan,
+        genes=genes,
+        masked_fields=[],
+        change_ratio=0.0,
+        seed=0,
+        measured=np.array([1, 2, 8]),
+        class_weight={},
+    )
+    targets = objective.prepare(tokens, epoch=0).tokens.targets
+    assert targets.fields["genes"].tolist() == [1, 2, 8]
+    assert targets.offsets.tolist() == [0, 2, 3]

@@ -8,15 +8,17 @@ import torch
 from omics.models import ModelConfig, OmicsModel
 from omics.models.model_config import FieldInput
 from omics.tokenizers import FieldSpec, LabelSpec, TokenBatch
-from omics.tokenizers.vocabulary import CLS_ID, special_value
+from omics.tokenizers.vocabulary import special_value
 from omics.train.losses import class_weights
 from omics.train.objective import Objective, plan_heads
 from omics.train.run_config import LossConfig
 
 NUM_GENES = 12
+CLS_ID = 2
+SPECIALS = {"special_ids": (0, 1, 2, 3, 4), "mask_id": 4}
 LABEL = LabelSpec(name="cell_type", classes=("a", "b", "c"))
-EXPRESSION = FieldSpec(name="expression", kind="continuous", vocabulary_size=5)
-GENES = FieldSpec(name="genes", kind="discrete", vocabulary_size=NUM_GENES + 5)
+EXPRESSION = FieldSpec(name="expression", kind="continuous", vocabulary_size=5, **SPECIALS)
+GENES = FieldSpec(name="genes", kind="discrete", vocabulary_size=NUM_GENES + 5, **SPECIALS)
 PRETRAIN = [
     LossConfig(name="mse", field_name="expression"),
     LossConfig(name="is_zero_bce", field_name="expression", wced_target="all_genes"),
@@ -58,6 +60,7 @@ def objective_of(losses, *, seed=0, change_ratio=0.5, labels=(LABEL,), masked=(E
     objective = Objective.from_losses(
         losses,
         plan,
+        genes=GENES,
         masked_fields=masked,
         change_ratio=change_ratio,
         seed=seed,

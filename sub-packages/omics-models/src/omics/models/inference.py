@@ -18,7 +18,6 @@ from omics.data.errors import UsageError
 from omics.data.loading.loader import Loader
 from omics.models.ragged_layout import RaggedLayout
 from omics.tokenizers import GeneTokenizer, TokenBatch
-from omics.tokenizers.vocabulary import PAD_ID, special_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from omics.data import CellBatch, CellStore
     from omics.models.bundle import Bundle
     from omics.models.model import OmicsModel
-    from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
+    from omics.tokenizers import BoundTokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -99,8 +98,7 @@ def run_cells(
     loader = Loader(store, rows=rows, batch_size=batch_size, transforms=bundle.transforms)
     batches = (bound.encode(cells) for cells in _nonempty(loader))
     for result in run_tokens(bundle.model, batches, device=device):
-        special = int(bound.prepend_cls)
-        yield replace(result, num_tokens=result.num_tokens - special)
+        yield replace(result, num_tokens=result.num_tokens - bound.num_special)
         if on_progress is not None:
             on_progress(len(result.rows))
 
@@ -150,7 +148,7 @@ def embed_cells(
     return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
-def bind_genes(bundle: Bundle, store: CellStore, **options: Any) -> BoundGeneTokenizer:
+def bind_genes(bundle: Bundle, store: CellStore, **options: Any) -> BoundTokenizer:
     """Return the bundle's tokenizer fitted to a store's genes.
 
     Args:
@@ -186,8 +184,8 @@ def _fill(batch: TokenBatch, model: OmicsModel) -> TokenBatch:
     fields = {}
     for spec in model.model_config.fields:
         values = batch.fields[spec.name]
-        pad = PAD_ID if spec.encoder == "embedding" else special_value(PAD_ID)
-        filler = np.full(extra_tokens, pad, values.dtype)
+        # Any valid token does: 0 is an id of every vocabulary, and -1 stands for it among values.
+        filler = np.full(extra_tokens, 0 if spec.encoder == "embedding" else -1, values.dtype)
         fields[spec.name] = np.concatenate([values, filler])
     ends = np.full(extra_rows, batch.num_tokens + extra_tokens, np.int64)
     offsets: Sequence[Array] = (batch.offsets, ends)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from omics.data.errors import ConfigError, InputDataError
+from omics.tokenizers.vocabulary import special_value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,19 +28,54 @@ class FieldSpec:
     Attributes:
         name: such as `genes` or `expression`.
         kind: `discrete` (token ids) or `continuous` (values >= 0, specials negative).
-        vocabulary_size: number of ids of a discrete field; of a continuous one, of its specials.
+        vocabulary_size: number of ids of a discrete field; of a continuous one, the largest
+            special id that can occur in it, plus 1.
+        special_ids: the ids of special tokens; in a continuous field `-(id + 1)` stands for them.
+        mask_id: the one of them that hides a value; None if the field has none.
     """
 
     name: str
     kind: str
     vocabulary_size: int
+    special_ids: tuple[int, ...]
+    mask_id: int | None
 
     def __post_init__(self) -> None:
-        """Check the kind."""
+        """Check the kind and the ids."""
         if self.kind not in FIELD_KINDS:
             raise ConfigError(
                 f"Field {self.name!r} has kind {self.kind!r}; use one of {FIELD_KINDS}."
             )
+        used = (*self.special_ids, *(() if self.mask_id is None else (self.mask_id,)))
+        if any(not 0 <= each < self.vocabulary_size for each in used):
+            raise ConfigError(
+                f"Field {self.name!r} has {self.vocabulary_size} ids and special ones at {used}."
+            )
+
+    def is_special(self, values: Array) -> Array:
+        """Return bool [T], True at special tokens.
+
+        Args:
+            values: [T] of this field.
+        """
+        if self.kind == "continuous":
+            return np.asarray(values < 0)
+        table = np.zeros(self.vocabulary_size, np.bool_)
+        table[list(self.special_ids)] = True
+        return np.asarray(table[values])
+
+    def mask_value(self) -> float:
+        """Return what a hidden value becomes.
+
+        Raises:
+            ConfigError: the field has no mask token.
+        """
+        if self.mask_id is None:
+            raise ConfigError(
+                f"The field {self.name!r} cannot be masked: its vocabulary has no special token "
+                "with the role 'mask'. Use a vocabulary that has one."
+            )
+        return self.mask_id if self.kind == "discrete" else special_value(self.mask_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

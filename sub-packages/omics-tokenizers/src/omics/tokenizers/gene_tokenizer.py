@@ -15,7 +15,7 @@ import numpy as np
 from omics.data.errors import ConfigError, InputDataError, UnknownNameError, nearest
 from omics.tokenizers.fields import FieldSpec, LabelSpec
 from omics.tokenizers.token_batch import TokenBatch
-from omics.tokenizers.vocabulary import CLS_ID, SPECIAL_TOKENS, UNK_ID, Vocabulary, special_value
+from omics.tokenizers.vocabulary import Vocabulary, special_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,8 +57,8 @@ class GeneTokenizer:
 
     Attributes:
         vocabulary: gene ids to token ids.
-        symbols: the symbols of the vocabulary's genes, in the same order.
-        prepend_cls: whether a cell begins with `[CLS]`.
+        symbols: the symbols of the vocabulary's genes, in the order of `vocabulary.names`.
+        prepend_cls: whether a cell begins with the token of the role `cls`.
         min_coverage: the share of genes (of the smaller side) that must match; below it `bind`
             refuses.
     """
@@ -67,37 +67,68 @@ class GeneTokenizer:
 
     def __init__(
         self,
-        gene_ids: Sequence[str],
+        vocabulary: Vocabulary,
         symbols: Sequence[str] | None = None,
         *,
         prepend_cls: bool = True,
         min_coverage: float = 0.1,
     ) -> None:
-        self.vocabulary = Vocabulary(gene_ids)
-        self.symbols = tuple(str(s) for s in (gene_ids if symbols is None else symbols))
+        self.vocabulary = vocabulary
+        self.symbols = tuple(str(s) for s in (vocabulary.names if symbols is None else symbols))
         if len(self.symbols) != len(self.vocabulary.names):
             raise ConfigError(
                 f"{len(self.symbols)} symbols for {len(self.vocabulary.names)} gene ids."
             )
+        if prepend_cls:
+            vocabulary.required("cls", needed_for="prepend_cls")
         self.prepend_cls = prepend_cls
         self.min_coverage = min_coverage
 
     @classmethod
+    def from_list(
+        cls, gene_ids: Sequence[str], symbols: Sequence[str] | None = None, **options: Any
+    ) -> GeneTokenizer:
+        """Return a tokenizer whose vocabulary is a list of genes, in our own layout.
+
+        Args:
+            gene_ids: Ensembl ids or symbols.
+            symbols: of the same genes; None takes the ids.
+            **options: `prepend_cls`, `min_coverage`.
+        """
+        return cls(Vocabulary.of_names(gene_ids), symbols, **options)
+
+    @classmethod
     def from_genes(cls, genes: GeneTable, **options: Any) -> GeneTokenizer:
-        """Return a tokenizer whose vocabulary is a store's gene table.
+        """Return a tokenizer whose vocabulary is a store's gene table, in our own layout.
 
         Args:
             genes: the table.
             **options: `prepend_cls`, `min_coverage`.
         """
-        return cls([str(g) for g in genes.ids], [str(s) for s in genes.symbols], **options)
+        return cls.from_list(genes.ids.tolist(), genes.symbols.tolist(), **options)
 
     @property
     def fields(self) -> list[FieldSpec]:
         """The fields that `encode` makes."""
+        vocabulary = self.vocabulary
+        mask = vocabulary.id_of("mask")
+        used = [vocabulary.id_of(role) for role in ("pad", "cls", "mask")]
+        in_values = tuple(sorted({each for each in used if each is not None}))
         return [
-            FieldSpec(name=GENES, kind="discrete", vocabulary_size=len(self.vocabulary)),
-            FieldSpec(name=EXPRESSION, kind="continuous", vocabulary_size=len(SPECIAL_TOKENS)),
+            FieldSpec(
+                name=GENES,
+                kind="discrete",
+                vocabulary_size=len(vocabulary),
+                special_ids=vocabulary.special_ids,
+                mask_id=mask,
+            ),
+            FieldSpec(
+                name=EXPRESSION,
+                kind="continuous",
+                vocabulary_size=max(in_values, default=0) + 1,
+                special_ids=in_values,
+                mask_id=mask,
+            ),
         ]
 
     def token_of_gene(self, genes: GeneTable) -> tuple[Array, GeneCoverage]:
@@ -107,20 +138,20 @@ class GeneTokenizer:
             genes: the store's table.
 
         Returns:
-            int32 [genes of the store] token ids, `UNK_ID` where unknown, and the coverage.
+            int32 [genes of the store] token ids, -1 where unknown, and the coverage.
 
         Raises:
             InputDataError: less than `min_coverage` of the possible matches was found.
         """
-        by_id = self.vocabulary.ids(genes.ids)
+        by_id = self._ids_of_genes(genes.ids)
         tables = {"id": by_id}
-        if (by_id != UNK_ID).sum() < len(self.vocabulary.names):
+        if (by_id >= 0).sum() < len(self.vocabulary.names):
             tables["symbol"] = self._by_symbol(genes.symbols)
-        matched_by = max(tables, key=lambda name: int((tables[name] != UNK_ID).sum()))
+        matched_by = max(tables, key=lambda name: int((tables[name] >= 0).sum()))
         table = tables[matched_by]
         coverage = GeneCoverage(
             matched_by=matched_by,
-            num_known=int((table != UNK_ID).sum()),
+            num_known=int((table >= 0).sum()),
             num_store=len(table),
             num_vocabulary=len(self.vocabulary.names),
         )
@@ -137,6 +168,11 @@ class GeneTokenizer:
             )
         return table, coverage
 
+    def _ids_of_genes(self, names: Array) -> Array:
+        ids = self.vocabulary.ids(names)
+        ids[self.vocabulary.is_special[ids] & (ids >= 0)] = -1
+        return ids
+
     def _by_symbol(self, names: Array) -> Array:
         # A symbol shared by several genes of either side says nothing: it is left out.
         def unique(values: Sequence[str]) -> dict[str, int]:
@@ -150,10 +186,10 @@ class GeneTokenizer:
 
         ours = unique(self.symbols)
         theirs = unique([str(name) for name in names])
-        table = np.full(len(names), UNK_ID, np.int32)
+        table = np.full(len(names), -1, np.int32)
         for symbol, index in theirs.items():
             if symbol in ours:
-                table[index] = ours[symbol] + len(SPECIAL_TOKENS)
+                table[index] = self.vocabulary.ordinary_ids[ours[symbol]]
         return table
 
     def bind(
@@ -173,7 +209,7 @@ class GeneTokenizer:
         return BoundGeneTokenizer(
             table=table,
             coverage=coverage,
-            prepend_cls=self.prepend_cls,
+            cls_id=self.vocabulary.id_of("cls") if self.prepend_cls else None,
             labels=tuple(labels),
             field=field,
         )
@@ -182,7 +218,7 @@ class GeneTokenizer:
         """Return the JSON form."""
         return {
             "kind": self.kind,
-            "gene_ids": list(self.vocabulary.names),
+            "vocabulary": self.vocabulary.to_dict(),
             "symbols": list(self.symbols),
             "prepend_cls": self.prepend_cls,
             "min_coverage": self.min_coverage,
@@ -196,7 +232,7 @@ class GeneTokenizer:
             value: as made by `to_dict`.
         """
         return cls(
-            value["gene_ids"],
+            Vocabulary.from_dict(value["vocabulary"]),
             value["symbols"],
             prepend_cls=bool(value["prepend_cls"]),
             min_coverage=float(value["min_coverage"]),
@@ -208,22 +244,27 @@ class BoundGeneTokenizer:
     """A gene tokenizer fitted to one store: integers in, integers out.
 
     Attributes:
-        table: int32 [genes of the store], token ids.
+        table: int32 [genes of the store], token ids, -1 where unknown.
         coverage: how well the store's genes are known.
-        prepend_cls: whether a cell begins with `[CLS]`.
+        cls_id: the token that every cell begins with; None for none.
         labels: the columns encoded from obs.
         field: the field of the CellBatch that becomes `expression`.
     """
 
     table: Array
     coverage: GeneCoverage
-    prepend_cls: bool
+    cls_id: int | None
     labels: tuple[LabelSpec, ...]
     field: str
 
+    @property
+    def num_special(self) -> int:
+        """Tokens of every cell that stand for no gene."""
+        return int(self.cls_id is not None)
+
     def measured_tokens(self) -> Array:
         """Return int64, sorted: the token ids of genes that the store measures at all."""
-        return np.unique(self.table[self.table != UNK_ID]).astype(np.int64)
+        return np.unique(self.table[self.table >= 0]).astype(np.int64)
 
     def encode(self, batch: CellBatch) -> TokenBatch:
         """Return the flat tokens of a batch.
@@ -237,9 +278,9 @@ class BoundGeneTokenizer:
         Raises:
             UnknownNameError: the batch lacks the expression field or a label column.
         """
-        tokens = self._tokens(batch, prepend_cls=self.prepend_cls)
+        tokens = self._tokens(batch, self.cls_id)
         if batch.targets is not None:
-            tokens.targets = self._tokens(batch.targets, prepend_cls=False)
+            tokens.targets = self._tokens(batch.targets, None)
         for label in self.labels:
             if label.name not in batch.obs:
                 known = sorted(batch.obs)
@@ -249,25 +290,25 @@ class BoundGeneTokenizer:
             tokens.labels[label.name] = label.encode(batch.obs[label.name])
         return tokens
 
-    def _tokens(self, batch: CellBatch, *, prepend_cls: bool) -> TokenBatch:
+    def _tokens(self, batch: CellBatch, cls_id: int | None) -> TokenBatch:
         if self.field not in batch.fields:
             raise UnknownNameError(
                 f"The cells carry no field {self.field!r}: add the transform that makes it "
                 f"(log_normalize) to data_module.transforms. Present: {sorted(batch.fields)}."
             )
         ids = self.table[batch.genes]
-        known = ids != UNK_ID
+        known = ids >= 0
         if not known.all():
             batch, ids = batch.keep_entries(known), ids[known]
         values = np.asarray(batch.fields[self.field], np.float32)
-        if not prepend_cls:
+        if cls_id is None:
             fields = {GENES: ids, EXPRESSION: values}
             return TokenBatch(fields=fields, offsets=batch.indptr, rows=batch.rows)
         offsets = batch.indptr + np.arange(len(batch) + 1, dtype=np.int64)
         is_entry = np.ones(int(offsets[-1]), bool)
         is_entry[offsets[:-1]] = False
-        genes = np.full(len(is_entry), CLS_ID, np.int32)
-        expression = np.full(len(is_entry), special_value(CLS_ID), np.float32)
+        genes = np.full(len(is_entry), cls_id, np.int32)
+        expression = np.full(len(is_entry), special_value(cls_id), np.float32)
         genes[is_entry] = ids
         expression[is_entry] = values
         return TokenBatch(

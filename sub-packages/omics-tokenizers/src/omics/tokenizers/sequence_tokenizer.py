@@ -16,7 +16,7 @@ import numpy as np
 from omics.data.errors import ConfigError, UsageError, nearest
 from omics.tokenizers.fields import FieldSpec
 from omics.tokenizers.token_batch import TokenBatch
-from omics.tokenizers.vocabulary import CLS_ID, SPECIAL_TOKENS, UNK_ID
+from omics.tokenizers.vocabulary import OWN_SPECIALS, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +25,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 SEQUENCE = "sequence"
 ALPHABETS = {"dna": "ACGT", "rna": "ACGU"}
+
+# k-mers are numbered, not listed: only the special tokens stand in a vocabulary.
+SPECIALS = Vocabulary.of_names(())
+CLS_ID, UNK_ID = SPECIALS.ids([OWN_SPECIALS["cls"], OWN_SPECIALS["unk"]]).tolist()
 
 # Beyond a million ids (10 letters) the embedding table would outweigh the encoder.
 MAX_K = 10
@@ -75,18 +79,26 @@ class SequenceTokenizer:
             weight = len(self.letters) ** (self.k - 1 - place)
             for digit, letter in enumerate(self.letters):
                 tables[place, [ord(letter), ord(letter.lower())]] = digit * weight
-        tables[0, tables[0] >= 0] += len(SPECIAL_TOKENS)
+        tables[0, tables[0] >= 0] += len(SPECIALS)
         return tables
 
     @property
     def vocabulary_size(self) -> int:
         """The number of ids, special tokens included."""
-        return len(SPECIAL_TOKENS) + int(len(self.letters) ** self.k)
+        return len(SPECIALS) + int(len(self.letters) ** self.k)
 
     @property
     def fields(self) -> list[FieldSpec]:
         """The fields that `encode` makes."""
-        return [FieldSpec(name=SEQUENCE, kind="discrete", vocabulary_size=self.vocabulary_size)]
+        return [
+            FieldSpec(
+                name=SEQUENCE,
+                kind="discrete",
+                vocabulary_size=self.vocabulary_size,
+                special_ids=SPECIALS.special_ids,
+                mask_id=SPECIALS.id_of("mask"),
+            )
+        ]
 
     def name(self, token_id: int) -> str:
         """Return the letters (or the special name) of a token id.
@@ -101,9 +113,9 @@ class SequenceTokenizer:
             raise UsageError(
                 f"There is no token {token_id}; ids end at {self.vocabulary_size - 1}."
             )
-        if token_id < len(SPECIAL_TOKENS):
-            return SPECIAL_TOKENS[token_id]
-        number, base, letters = token_id - len(SPECIAL_TOKENS), len(self.letters), ""
+        if token_id < len(SPECIALS):
+            return SPECIALS.name(token_id)
+        number, base, letters = token_id - len(SPECIALS), len(self.letters), ""
         for _ in range(self.k):
             number, digit = divmod(number, base)
             letters = self.letters[digit] + letters

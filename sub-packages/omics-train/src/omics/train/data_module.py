@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from omics.data.loading.loader import Loader
-    from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
+    from omics.tokenizers import BoundTokenizer
     from omics.train.objective import Objective
     from omics.train.training_batch import TrainingBatch
 
@@ -30,7 +30,7 @@ class TrainingBatches:
     """
 
     loader: Loader
-    tokenizer: BoundGeneTokenizer
+    tokenizer: BoundTokenizer
     objective: Objective
     window: int = 1
     world_size: int = 1

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omics.tokenizers import SPECIAL_TOKENS
 from omics.tokenizers.fields import UNLABELLED
 
 if TYPE_CHECKING:
@@ -135,9 +134,7 @@ class WcedIsZero(_OnDevice):
         targets = batch.tokens.targets
         assert targets is not None
         expressed = logits[batch.target_cell, targets.fields["genes"].long()]
-        all_genes = logits[:, len(SPECIAL_TOKENS) :]
-        if len(self.measured) < all_genes.shape[1]:
-            all_genes = logits[:, self.measured]
+        all_genes = logits.index_select(1, self.measured)
         return F.softplus(-all_genes).sum() + expressed.sum()
 
 
@@ -173,7 +170,7 @@ class WcedMse(_OnDevice):
         error = F.mse_loss(at_expressed, values, reduction="sum")
         if self.ignore_zero:
             return error
-        measured = decoded[:, self.measured]
+        measured = decoded.index_select(1, self.measured)
         return error + measured.square().sum() - at_expressed.square().sum()
 
 

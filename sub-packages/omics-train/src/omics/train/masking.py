@@ -6,44 +6,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omics.data.errors import ConfigError
 from omics.data.keyed_random import keyed_uniform
-from omics.tokenizers import SPECIAL_TOKENS, FieldSpec, TokenBatch
-from omics.tokenizers.vocabulary import MASK_ID, special_value
+
+if TYPE_CHECKING:
+    from omics.tokenizers import FieldSpec, TokenBatch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def mask_field(
-    tokens: TokenBatch, field: FieldSpec, *, change_ratio: float, seed: int, epoch: int
+    tokens: TokenBatch,
+    field: FieldSpec,
+    *,
+    genes: FieldSpec,
+    change_ratio: float,
+    seed: int,
+    epoch: int,
 ) -> tuple[TokenBatch, Array, Array]:
     """Hide a random share of a field's tokens.
 
     Args:
-        tokens: numpy tokens with a `genes` field.
+        tokens: numpy tokens.
         field: the field that is hidden.
+        genes: the field of the genes, which says what tokens are special.
         change_ratio: probability of a token, in [0, 1].
         seed: of the run.
         epoch: of the pass.
 
     Returns:
-        The tokens with `[MASK]` in the chosen places, the flat positions int64 [K], and the
+        The tokens with the field's mask token in the chosen places, the flat positions int64 [K], and the
         hidden values [K].
 
     Raises:
-        ConfigError: the ratio is no probability.
+        ConfigError: the ratio is no probability, or the field has no mask token.
     """
     if not 0 <= change_ratio <= 1:
         raise ConfigError(f"data_module.change_ratio is {change_ratio}; it must be in [0, 1].")
-    genes = tokens.fields["genes"]
+    gene_ids = tokens.fields[genes.name]
     cells = np.asarray(tokens.rows)[tokens.cell_of_token()]
-    draw = keyed_uniform(cells, genes, seed=seed, epoch=epoch, stream=f"mask {field.name}")
-    positions = np.flatnonzero((draw < change_ratio) & (genes >= len(SPECIAL_TOKENS)))
+    draw = keyed_uniform(cells, gene_ids, seed=seed, epoch=epoch, stream=f"mask {field.name}")
+    positions = np.flatnonzero((draw < change_ratio) & ~genes.is_special(gene_ids))
     values = tokens.fields[field.name]
     hidden = values.copy()
-    hidden[positions] = MASK_ID if field.kind == "discrete" else special_value(MASK_ID)
+    hidden[positions] = field.mask_value()
     return tokens.with_fields(**{field.name: hidden}), positions, values[positions]

@@ -17,7 +17,6 @@ from omics.data.errors import ConfigError, nearest
 from omics.models.model_config import FieldHeadConfig, LabelHeadConfig, WcedConfig
 from omics.tokenizers import FieldSpec, LabelSpec, TokenBatch
 from omics.tokenizers.fields import UNLABELLED
-from omics.tokenizers.vocabulary import SPECIAL_TOKENS
 from omics.train.losses import (
     LabelCrossEntropy,
     LossTerm,
@@ -132,12 +131,14 @@ class Objective:
 
     Attributes:
         terms: of the loss.
+        genes: the field of the genes.
         masked_fields: hidden and predicted.
         change_ratio: share of their tokens.
         seed: of masks.
     """
 
     terms: tuple[LossTerm, ...]
+    genes: FieldSpec
     masked_fields: tuple[FieldSpec, ...] = ()
     change_ratio: float = 0.15
     seed: int = 0
@@ -151,6 +152,7 @@ class Objective:
         losses: Sequence[LossConfig],
         plan: HeadPlan,
         *,
+        genes: FieldSpec,
         masked_fields: Sequence[FieldSpec],
         change_ratio: float,
         seed: int,
@@ -162,13 +164,14 @@ class Objective:
         Args:
             losses: checked by `plan_heads`.
             plan: the heads.
+            genes: the field of the genes.
             masked_fields: fields with `is_masked`.
             change_ratio: share of their tokens.
             seed: of masks.
             measured: int64, token ids of the genes that the store measures.
             class_weight: `{label: {exponent: float32 [C]}}`.
         """
-        genes = torch.from_numpy(measured)
+        measured_ids = torch.from_numpy(measured)
         outputs = {w.field: w.outputs for w in plan.wced}
         terms: list[LossTerm] = []
         for loss in losses:
@@ -185,13 +188,14 @@ class Objective:
                 )
                 continue
             assert loss.field_name is not None
-            terms.append(_field_term(loss, loss.field_name, outputs, genes))
+            terms.append(_field_term(loss, loss.field_name, outputs, measured_ids))
         names = [term.name for term in terms]
         if len(set(names)) < len(names):
             raise ConfigError(f"trainer.losses holds a term twice: {names}.")
         masked_by_loss = {h.field for h in plan.field_heads}
         return cls(
             terms=tuple(terms),
+            genes=genes,
             masked_fields=tuple(f for f in masked_fields if f.name in masked_by_loss),
             change_ratio=change_ratio,
             seed=seed,
@@ -221,12 +225,17 @@ class Objective:
             epoch: of the pass; keys the masks.
         """
         if self.wced and tokens.targets is None:
-            tokens.targets = _whole_cell(tokens)
+            tokens.targets = _whole_cell(tokens, self.genes)
         positions: dict[str, Array] = {}
         values: dict[str, Array] = {}
         for spec in self.masked_fields:
             tokens, positions[spec.name], values[spec.name] = mask_field(
-                tokens, spec, change_ratio=self.change_ratio, seed=self.seed, epoch=epoch
+                tokens,
+                spec,
+                genes=self.genes,
+                change_ratio=self.change_ratio,
+                seed=self.seed,
+                epoch=epoch,
             )
         targets = tokens.targets
         batch = TrainingBatch(
@@ -268,7 +277,7 @@ class Objective:
 
 
 def _field_term(
-    loss: LossConfig, name: str, outputs: Mapping[str, tuple[str, ...]], genes: Tensor
+    loss: LossConfig, name: str, outputs: Mapping[str, tuple[str, ...]], measured: Tensor
 ) -> LossTerm:
     if loss.wced_target is None:
         masked = MaskedMse if loss.name == "mse" else MaskedCrossEntropy
@@ -280,7 +289,7 @@ def _field_term(
             weight=loss.weight,
             field=name,
             output=index,
-            measured=genes,
+            measured=measured,
         )
     return WcedMse(
         name=f"{name}_wced_mse",
@@ -288,13 +297,13 @@ def _field_term(
         field=name,
         output=index,
         ignore_zero=loss.ignore_zero,
-        measured=genes,
+        measured=measured,
     )
 
 
-def _whole_cell(tokens: TokenBatch) -> TokenBatch:
+def _whole_cell(tokens: TokenBatch, genes: FieldSpec) -> TokenBatch:
     """Return the tokens as their own target, without the special ones."""
-    is_gene = tokens.fields["genes"] >= len(SPECIAL_TOKENS)
+    is_gene = ~genes.is_special(tokens.fields[genes.name])
     before = np.zeros(len(is_gene) + 1, np.int64)
     np.cumsum(is_gene, out=before[1:])
     return TokenBatch(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from omics.data.storage.store import CellStore
-    from omics.tokenizers.gene_tokenizer import BoundGeneTokenizer
+    from omics.tokenizers import BoundTokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -121,6 +121,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     objective = Objective.from_losses(
         losses,
         plan,
+        genes=source.tokenizer.fields[0],
         masked_fields=source.masked,
         change_ratio=config.data_module.change_ratio,
         seed=config.seed,
@@ -211,7 +212,7 @@ class _Parts:
     config: RunConfig
     store: CellStore
     source: ModelSource
-    tokenizer: BoundGeneTokenizer
+    tokenizer: BoundTokenizer
     objective: Objective
 
     def loader(self, rows: Array, *, order: str, training: bool) -> Loader:
