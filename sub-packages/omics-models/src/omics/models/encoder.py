@@ -1,12 +1,15 @@
 """The flat encoder: transformer blocks on [T, d], with attention inside each cell.
 
-- One block with switches: pre- or post-norm, plain or gated GELU, biases, rotary positions.
+- One block with switches covers BERT, ModernBERT and bidirectional LLaMA: pre- or post-norm, layer
+  or RMS norm, plain or gated activation, biases, rotary positions, windows; and softmax attention
+  may be replaced by random features (Performer) or landmarks (Nyströmformer).
 - Rotary tables are computed per batch in float32 from positions that restart in every cell:
   no buffer to lose on loading, no growing angle along a pack.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omics.models.attention import BACKENDS
+from omics.models.favor_attention import FavorAttention
+from omics.models.nystrom_attention import NystromAttention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from omics.models.model_config import ModelConfig
     from omics.models.ragged_layout import RaggedLayout
 
 RotaryTable = tuple[Tensor, Tensor]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 def rotary_table(position_T: Tensor, head_size: int, theta: float) -> RotaryTable:
@@ -50,19 +64,28 @@ def rotate(x_THD: Tensor, table: RotaryTable) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward with residuals."""
+    """Attention and feed-forward with residuals.
 
-    def __init__(self, config: ModelConfig, attention: str) -> None:
+    Args:
+        config: of the model.
+        layer: number of the block, from 0.
+        backend: of softmax attention, a key of `attention.BACKENDS`.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, backend: str) -> None:
         super().__init__()
         d, bias = config.hidden_size, config.bias
         self.num_heads = config.num_heads
-        self.head_size = d // config.num_heads
         self.pre_norm = config.norm == "pre"
         self.glu = config.glu
-        self.attention = attention
-        self.attention_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.mlp_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.activation = ACTIVATIONS[config.activation]
+        self.backend = BACKENDS[backend]
+        self.window = config.window_of(layer)
+        skipped = self.pre_norm and layer == 0 and not config.first_norm
+        self.attention_norm = nn.Identity() if skipped else make_norm(config)
+        self.mlp_norm = make_norm(config)
         self.qkv = nn.Linear(d, 3 * d, bias)
+        self.approximation = make_approximation(config)
         self.out = nn.Linear(d, d, bias)
         self.up = nn.Linear(d, config.intermediate_size * (2 if config.glu else 1), bias)
         self.down = nn.Linear(config.intermediate_size, d, bias)
@@ -76,10 +99,13 @@ class Block(nn.Module):
             layout: of the batch.
             table: rotary table, or None.
         """
-        q, k, v = self.qkv(x_Td).unflatten(1, (3, self.num_heads, self.head_size)).unbind(1)
+        q, k, v = self.qkv(x_Td).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
-        mixed = BACKENDS[self.attention](q, k, v, layout)
+        if self.approximation is None:
+            mixed = self.backend(q, k, v, layout, self.window)
+        else:
+            mixed = self.approximation(q, k, v, layout)
         return self.dropout(self.out(mixed.flatten(1)))
 
     def feed_forward(self, x_Td: Tensor) -> Tensor:
@@ -91,8 +117,8 @@ class Block(nn.Module):
         wide = self.up(x_Td)
         if self.glu:
             value, gate = wide.chunk(2, -1)
-            return self.dropout(self.down(F.gelu(value) * gate))
-        return self.dropout(self.down(F.gelu(wide)))
+            return self.dropout(self.down(self.activation(value) * gate))
+        return self.dropout(self.down(self.activation(wide)))
 
     def forward(self, x_Td: Tensor, layout: RaggedLayout, table: RotaryTable | None) -> Tensor:
         """Return the next hidden states, [T, d].
@@ -112,24 +138,65 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, config: ModelConfig, attention: str = "loop") -> None:
+    def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
         self.head_size = config.hidden_size // config.num_heads
-        self.rope_theta = config.rope_theta if config.positions == "rope" else None
-        self.layers = nn.ModuleList(Block(config, attention) for _ in range(config.num_layers))
-        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.norm: nn.Module = norm if config.final_norm else nn.Identity()
+        self.layers = nn.ModuleList(
+            Block(config, layer, backend) for layer in range(config.num_layers)
+        )
+        self.norm = make_norm(config) if config.final_norm else nn.Identity()
+        self.thetas: list[float | None] = [None] * config.num_layers
+        if config.positions == "rope":
+            local = (
+                config.rope_theta if config.local_rope_theta is None else config.local_rope_theta
+            )
+            self.thetas = [
+                config.rope_theta if config.window_of(layer) is None else local
+                for layer in range(config.num_layers)
+            ]
 
-    def forward(self, x_Td: Tensor, layout: RaggedLayout) -> Tensor:
-        """Return the last hidden states, [T, d].
+    def forward(
+        self, x_Td: Tensor, layout: RaggedLayout, *, kept: Collection[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the final hidden states, [T, d], and those of the layers asked for.
 
         Args:
             x_Td: input embeddings.
             layout: of the batch.
+            kept: layers whose hidden states are returned: 0 for the input, k for the output of
+                the k-th block, before the final norm.
         """
-        table = None
-        if self.rope_theta is not None:
-            table = rotary_table(layout.position, self.head_size, self.rope_theta)
-        for layer in self.layers:
-            x_Td = layer(x_Td, layout, table)
-        return self.norm(x_Td)
+        tables = {
+            theta: rotary_table(layout.position, self.head_size, theta)
+            for theta in {theta for theta in self.thetas if theta is not None}
+        }
+        layers = {0: x_Td} if 0 in kept else {}
+        for number, (layer, theta) in enumerate(zip(self.layers, self.thetas, strict=True), 1):
+            x_Td = layer(x_Td, layout, None if theta is None else tables[theta])
+            if number in kept:
+                layers[number] = x_Td
+        return self.norm(x_Td), layers
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """Return a new normalisation of hidden states.
+
+    Args:
+        config: of the model.
+    """
+    if config.norm_kind == "rms":
+        return nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
+    return nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.norm_bias)
+
+
+def make_approximation(config: ModelConfig) -> FavorAttention | NystromAttention | None:
+    """Return what stands in for softmax attention; None for softmax attention itself.
+
+    Args:
+        config: of the model.
+    """
+    if config.attention == "favor":
+        return FavorAttention(config.hidden_size // config.num_heads, config.num_features)
+    if config.attention == "nystrom":
+        return NystromAttention(config.num_heads, config.num_landmarks, config.conv_kernel)
+    return None

@@ -1,8 +1,8 @@
 """Tokens to vectors: the sum of what each field contributes.
 
-- `embedding`: a table of ids.
-- `mlp`: a small network of the value; the specials of a continuous field (values below 0) come
-  from a table of their own and pass no network.
+- `embedding`: a table of ids, or a table of another width (pre-trained gene vectors) and a
+  projection of it.
+- Any other encoder: a value to a vector (`value_embedding`).
 - `scaled_by`: the value times a second table of the gene: a linear path from expression to the
   pooled row, as principal components have.
 """
@@ -11,36 +11,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from omics.data.errors import InputDataError
+from omics.models.value_embedding import VALUE_EMBEDDINGS
 
 if TYPE_CHECKING:
     from omics.models.model_config import FieldInput, ModelConfig
     from omics.models.ragged_layout import RaggedLayout
 
 
-class ContinuousEmbedding(nn.Module):
-    """Values >= 0 through an MLP, special values from a table."""
+class ProjectedTable(nn.Module):
+    """A table of vectors of their own width, projected to the width of the model."""
 
-    def __init__(self, field: FieldInput, hidden_size: int) -> None:
+    def __init__(self, num_ids: int, vector_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(1, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
-        )
-        self.specials = nn.Embedding(field.vocabulary_size, hidden_size)
+        self.table = nn.Embedding(num_ids, vector_size)
+        self.projection = nn.Linear(vector_size, hidden_size)
 
-    def forward(self, value_T: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        """[ids, hidden_size], the projected table: what a tied decoder reads."""
+        return self.projection(self.table.weight)
+
+    def forward(self, id_T: Tensor) -> Tensor:
         """Return [T, d].
 
         Args:
-            value_T: float32; -(id + 1) for a special token.
+            id_T: ids of tokens.
         """
-        is_special = value_T < 0
-        special_id = (-value_T - 1).clamp(min=0).long()
-        value = value_T.clamp(min=0)[:, None].to(self.specials.weight.dtype)
-        return torch.where(is_special[:, None], self.specials(special_id), self.mlp(value))
+        return self.projection(self.table(id_T))
 
 
 class InputEmbedding(nn.Module):
@@ -51,14 +51,7 @@ class InputEmbedding(nn.Module):
         d = config.hidden_size
         self.max_positions = config.max_positions
         self.scaled_by = {f.name: f.scaled_by for f in config.fields if f.scaled_by is not None}
-        self.fields = nn.ModuleDict(
-            {
-                f.name: nn.Embedding(f.vocabulary_size, d)
-                if f.encoder == "embedding"
-                else ContinuousEmbedding(f, d)
-                for f in config.fields
-            }
-        )
+        self.fields = nn.ModuleDict({f.name: _field_module(f, d) for f in config.fields})
         self.scaled = nn.ModuleDict(
             {
                 name: nn.Embedding(config.field(by).vocabulary_size, d)
@@ -67,6 +60,11 @@ class InputEmbedding(nn.Module):
         )
         learned = config.positions == "learned"
         self.positions = nn.Embedding(config.max_positions, d) if learned else None
+        self.norm: nn.Module = nn.Identity()
+        self.dropout: nn.Module = nn.Identity()
+        if config.embedding_norm:
+            self.norm = nn.LayerNorm(d, config.layer_norm_eps, bias=config.embedding_norm_bias)
+            self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, fields: dict[str, Tensor], layout: RaggedLayout) -> Tensor:
         """Return [T, d].
@@ -88,14 +86,19 @@ class InputEmbedding(nn.Module):
             total = part if total is None else total + part
         assert total is not None
         if self.positions is not None:
-            longest = max(
-                (b - a for a, b in zip(layout.bounds[:-1], layout.bounds[1:], strict=True)),
-                default=0,
-            )
-            if longest > self.max_positions:
+            if layout.longest > self.max_positions:
                 raise InputDataError(
-                    f"A cell or window has {longest} tokens; this model has "
+                    f"A cell or window has {layout.longest} tokens; this model has "
                     f"{self.max_positions} learned positions. Use shorter input."
                 )
             total = total + self.positions(layout.position)
-        return total
+        normed: Tensor = self.dropout(self.norm(total))
+        return normed
+
+
+def _field_module(field: FieldInput, hidden_size: int) -> nn.Module:
+    if field.encoder != "embedding":
+        return VALUE_EMBEDDINGS[field.encoder](field, hidden_size)
+    if field.vector_size is None:
+        return nn.Embedding(field.vocabulary_size, hidden_size)
+    return ProjectedTable(field.vocabulary_size, field.vector_size, hidden_size)

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from omics.models.encoder import Encoder
-from omics.models.heads import FieldHead, LabelHead, WcedHead
+from omics.models.favor_attention import FavorAttention
+from omics.models.heads import FieldHead, FieldTransform, LabelHead, MvcHead, WcedHead
 from omics.models.input_embedding import InputEmbedding
 from omics.models.model_config import ModelConfig, OmicsConfig
 from omics.models.outputs import ModelOutput
-from omics.models.pooling import POOLINGS
+from omics.models.pooling import Pooler, first_token, pool, token
 from omics.models.ragged_layout import RaggedLayout
+from omics.models.value_embedding import SinusoidEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -38,41 +40,60 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "omics"
     main_input_name = "batch"
 
-    def __init__(self, config: OmicsConfig, *, attention: str = "loop") -> None:
+    def __init__(self, config: OmicsConfig, *, backend: str = "auto") -> None:
         super().__init__(config)
         self.model_config = config.checked
         checked = self.model_config
         self.embedding = InputEmbedding(checked)
-        self.encoder = Encoder(checked, attention)
-        self.pooled_norm = nn.LayerNorm(checked.hidden_size, eps=checked.layer_norm_eps)
+        self.encoder = Encoder(checked, backend)
+        self.pooler = Pooler(checked.hidden_size) if checked.pooler else None
+        self.pooled_norm: nn.Module = nn.Identity()
+        if checked.pooled_norm:
+            self.pooled_norm = nn.LayerNorm(checked.pooled_size, eps=checked.layer_norm_eps)
+        self.field_transform: nn.Module = nn.Identity()
+        if checked.field_transform != "own" and (checked.field_heads or checked.wced):
+            self.field_transform = FieldTransform(checked)
         self.field_heads = nn.ModuleDict(
-            {f"{h.field}_{h.kind}": FieldHead(checked, h) for h in checked.field_heads}
+            {
+                head.name: MvcHead(checked)
+                if head.kind.startswith("mvc_")
+                else FieldHead(checked, head)
+                for head in checked.field_heads
+            }
         )
+        self.tied = {head.name: head.field for head in checked.field_heads if head.tied}
         self.wced_heads = nn.ModuleDict({w.field: WcedHead(checked, w) for w in checked.wced})
+        self.wced_reads = {w.field: w.reads for w in checked.wced}
         # A label column may hold a dot, which a module name must not; order keys them instead.
         self.label_heads = nn.ModuleList(LabelHead(checked, label) for label in checked.labels)
         self.post_init()
 
     @classmethod
-    def build(cls, config: ModelConfig, *, seed: int, attention: str = "loop") -> OmicsModel:
+    def build(cls, config: ModelConfig, *, seed: int, backend: str = "auto") -> OmicsModel:
         """Return a new model with seeded random weights; the global generator is left alone.
 
         Args:
             config: sizes and switches.
             seed: of the weights.
-            attention: backend, a key of `attention.BACKENDS`.
+            backend: of softmax attention, a key of `attention.BACKENDS`.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return cls(OmicsConfig(model=config.to_dict()), attention=attention)
+            return cls(OmicsConfig(model=config.to_dict()), backend=backend)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module: called for new models and for keys a checkpoint lacks."""
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.model_config.embedding_std)
-        elif isinstance(module, nn.Linear | nn.LayerNorm):
+        elif isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm | nn.Conv2d):
             module.reset_parameters()
+        elif isinstance(module, SinusoidEmbedding):
+            module.reset_frequencies()
+        elif isinstance(module, FavorAttention):
+            module.redraw()
+        elif isinstance(module, FieldHead) and module.bias is not None:
+            nn.init.zeros_(module.bias)
         elif isinstance(module, LabelHead):
             nn.init.zeros_(module.center)
             nn.init.ones_(module.scale)
@@ -84,6 +105,8 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         *,
         field_tokens: Mapping[str, Tensor] | None = None,
         wced: Collection[str] = (),
+        wced_genes: Tensor | None = None,
+        layers: Collection[int] = (),
     ) -> ModelOutput:
         """Return hidden states, pooled rows and the outputs that were asked for.
 
@@ -92,27 +115,61 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             layout: of the batch, made before it left the host; None makes it here.
             field_tokens: `{head name: int64 [K]}`, flat positions each field head reads.
             wced: fields whose whole-cell decoder is run.
+            wced_genes: int64, token ids that the decoders are run for; None for all.
+            layers: layers whose hidden states are kept: 0 for the inputs, k for the k-th block.
 
         Returns:
             The output; label logits are always there.
         """
         if layout is None:
             layout = RaggedLayout.from_offsets(batch.offsets, self.device)
-        hidden = self.encoder(self.embedding(batch.fields, layout), layout)
-        pooled = self.pooled_norm(POOLINGS[self.model_config.pooling](hidden, layout))
-        return ModelOutput(
-            hidden=hidden,
-            pooled=pooled,
-            fields={
-                name: self.field_heads[name](hidden[tokens])
-                for name, tokens in (field_tokens or {}).items()
-            },
-            wced={name: self.wced_heads[name](pooled) for name in wced},
-            labels={
-                label.name: head(pooled)
-                for label, head in zip(self.model_config.labels, self.label_heads, strict=True)
-            },
+        hidden, kept = self.encoder(self.embedding(batch.fields, layout), layout, kept=layers)
+        pooled = self.pool(hidden, layout)
+        output = ModelOutput(hidden=hidden, pooled=pooled, layers=kept)
+        for name, tokens in (field_tokens or {}).items():
+            output.fields[name] = self._field_output(name, tokens, batch, output, layout)
+        for name in wced:
+            rows = pooled
+            if self.wced_reads[name] == "first_token":
+                rows = self.field_transform(first_token(hidden, layout))
+            output.wced[name] = self.wced_heads[name](rows, wced_genes)
+        for label, head in zip(self.model_config.labels, self.label_heads, strict=True):
+            rows = pooled if label.token is None else token(hidden, layout, label.token)
+            output.labels[label.name] = head(rows)
+        return output
+
+    def pool(self, hidden_Td: Tensor, layout: RaggedLayout, pooling: str | None = None) -> Tensor:
+        """Return one row per cell, [n, parts * d].
+
+        Args:
+            hidden_Td: hidden states.
+            layout: of the batch.
+            pooling: a pooling of `ModelConfig`; None for that of the model, with its norm.
+        """
+        if pooling is not None:
+            return pool(pooling, hidden_Td, layout, self.pooler)
+        rows: Tensor = self.pooled_norm(
+            pool(self.model_config.pooling, hidden_Td, layout, self.pooler)
         )
+        return rows
+
+    def _field_output(
+        self,
+        name: str,
+        tokens: Tensor,
+        batch: TokenBatch,
+        output: ModelOutput,
+        layout: RaggedLayout,
+    ) -> Tensor:
+        head = self.field_heads[name]
+        if isinstance(head, MvcHead):
+            genes = self.model_config.gene_field
+            vectors = self.embedding.fields[genes](batch.fields[genes][tokens])
+            return head(vectors, output.pooled[layout.cell[tokens]])
+        rows = self.field_transform(output.hidden[tokens])
+        if name in self.tied:
+            return head(rows, self.embedding.fields[self.tied[name]].weight)
+        return head(rows)
 
     def load_matching(self, state: Mapping[str, Tensor]) -> list[str]:
         """Copy weights of the same name and shape from another model's state.
@@ -129,7 +186,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             ValueError: the encoder or the embedding of the checkpoint does not fit.
         """
         own = self.state_dict()
-        heads = ("field_heads.", "wced_heads.", "label_heads.")
+        heads = ("field_transform.", "field_heads.", "wced_heads.", "label_heads.")
         fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         kept = [name for name in own if name not in fitting]
         wrong = [name for name in kept if not name.startswith(heads)]

@@ -16,12 +16,18 @@ from transformers import PretrainedConfig
 
 from omics.data.errors import ConfigError, nearest
 
-FIELD_ENCODERS = ("embedding", "mlp")
+FIELD_ENCODERS = ("embedding", "mlp", "leaky_mlp", "sinusoid")
 NORMS = ("pre", "post")
+NORM_KINDS = ("layer", "rms")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")
 POSITIONS = ("none", "learned", "rope")
-POOLINGS = ("first_token", "mean")
-FIELD_HEADS = ("regression", "token_scores")
+ATTENTION_KINDS = ("softmax", "favor", "nystrom")
+POOLINGS = ("first_token", "mean", "mean_after_first", "pooler", "pooler_of_mean")
+PLACE_PREFIX = "token:"
+FIELD_TRANSFORMS = ("own", "shared", "shared_norm")
+FIELD_HEADS = ("regression", "is_zero", "token_scores", "mvc_regression", "mvc_is_zero")
 WCED_OUTPUTS = ("is_zero_bce", "mse")
+WCED_ROWS = ("pooled", "first_token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +36,28 @@ class FieldInput:
 
     Attributes:
         name: the field of the TokenBatch.
-        encoder: `embedding` (a table of ids) or `mlp` (a value, specials from a small table).
-        vocabulary_size: ids of an `embedding` field; specials of an `mlp` field.
-        scaled_by: for an `mlp` field: a discrete field whose second table is multiplied by the
+        encoder: `embedding` (a table of ids), or what turns a value into a vector: `mlp`,
+            `leaky_mlp` or `sinusoid` (see `value_embedding`).
+        vocabulary_size: ids of an `embedding` field; special tokens of any other.
+        scaled_by: for a field of values: a discrete field whose second table is multiplied by the
             value and added (value-scaled gene vectors); None for none.
+        vector_size: width of the table of an `embedding` field, brought to `hidden_size` by a
+            projection (pre-trained gene vectors); None for a table of `hidden_size`.
+        inner_size: width inside the network of `leaky_mlp`.
+        zero_row: whether the value 0 has a row of its own, as special tokens have.
+        num_frequencies: of `sinusoid`; each gives a sine and a cosine.
+        frequency_scale: of `sinusoid`: frequencies are drawn from N(0, (2 pi scale)^2).
     """
 
     name: str
     encoder: str
     vocabulary_size: int
     scaled_by: str | None = None
+    vector_size: int | None = None
+    inner_size: int = 128
+    zero_row: bool = False
+    num_frequencies: int = 48
+    frequency_scale: float = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,37 +66,56 @@ class FieldHeadConfig:
 
     Attributes:
         field: what it predicts.
-        kind: `regression`, or `token_scores` (logits over the field's ids).
+        kind: `regression` (a value), `is_zero` (a logit), `token_scores` (logits over the field's
+            ids, bins included), or `mvc_regression`, `mvc_is_zero`: the same from the gene's input
+            vector and the pooled row of the cell alone (scGPT, Cui et al. 2024).
+        tied: for `token_scores`: the field's own input table decodes.
     """
 
     field: str
     kind: str
+    tied: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key of its outputs."""
+        return f"{self.field}_{self.kind}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WcedConfig:
-    """The whole-cell expression decoder: pooled row to values of every gene.
+    """The whole-cell expression decoder: one row of a cell to values of every gene.
 
     Attributes:
         field: the field whose values it decodes.
         outputs: what it gives per gene, in order: `is_zero_bce` (a logit), `mse` (a value).
+        reads: the `pooled` row, or the `first_token` behind the shared transform.
     """
 
     field: str
     outputs: tuple[str, ...] = WCED_OUTPUTS
+    reads: str = "pooled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelHeadConfig:
-    """A classifier on the pooled row.
+    """A head on one row of a cell: a classifier, or a regression with one output.
 
     Attributes:
         name: the label column.
         num_classes: its outputs.
+        depth: 1 for a linear layer; 2 for one more before it, with activation and norm.
+        token: reads the hidden state at this position of the cell (a CLS token of its own); None
+            for the pooled row.
+        gradient_reversal: above 0, gradients into the encoder are multiplied by minus this
+            (Ganin and Lempitsky 2015).
     """
 
     name: str
     num_classes: int
+    depth: int = 1
+    token: int | None = None
+    gradient_reversal: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,19 +129,42 @@ class ModelConfig:
         num_heads: attention heads; divides `hidden_size`.
         intermediate_size: width of the feed-forward layer.
         norm: `pre` or `post` normalisation.
+        norm_kind: `layer` or `rms`.
+        norm_bias: whether layer norms of the blocks, and the final one, have a bias.
+        first_norm: whether the first block of a pre-norm model normalises before attention.
         final_norm: whether the last hidden states are normalised (pre-norm blocks).
-        glu: gated feed-forward (GELU gate).
+        embedding_norm: whether the sum of the inputs is normalised, and dropped out.
+        embedding_norm_bias: whether that norm has a bias.
+        activation: `gelu` (exact), `gelu_tanh`, `relu` or `silu`.
+        glu: gated feed-forward: the activation of one half times the other.
         bias: biases in the linear layers of the blocks.
         positions: `none` (a set), `learned` or `rope`.
         max_positions: rows of the learned table.
         rope_theta: base of the rotary angles.
+        local_rope_theta: the same in blocks with a window; None for the same base.
+        window: a token sees those at most this far away in its cell; None for no limit.
+        global_every: with a window, every so manieth block, the first included, has none.
+        attention: `softmax`, `favor` (random features, Performer) or `nystrom` (landmarks).
+        num_features: random features a head, of `favor`.
+        num_landmarks: of `nystrom`; cells no longer than that have exact attention.
+        conv_kernel: of `nystrom`: an odd convolution of the values is added; 0 for none.
         dropout: after attention, feed-forward and before label heads.
         layer_norm_eps: of every normalisation.
         embedding_std: standard deviation of new embedding tables.
-        pooling: `first_token` or `mean`; the pooled row is normalised once more.
+        pooling: what label heads and decoders read: any of `first_token`, `mean`,
+            `mean_after_first` (without the first token), `pooler` (tanh of a linear layer of the
+            first token), `pooler_of_mean`, `token:K`; several, joined by `+`, stand side by side.
+        pooled_norm: whether that row is normalised once more.
+        pooler: whether the weights of the pooler are there.
+        embedding_pooling: what an embedding of a cell is by default; None for the pooled row.
+        embedding_layer: of which block's output `embedding_pooling` is made (0: the inputs,
+            `num_layers`: the last block); None for the final hidden states.
+        field_transform: what stands before the decoders of fields: `own` (a linear layer and GELU
+            of each head), `shared` (a linear layer, activation and norm for all of them and for
+            decoders that read a first token), or `shared_norm` (activation and norm alone).
         field_heads: heads on tokens.
-        wced: whole-cell decoders on the pooled row.
-        labels: classifiers on the pooled row.
+        wced: whole-cell decoders.
+        labels: heads on one row of a cell.
     """
 
     fields: tuple[FieldInput, ...]
@@ -113,16 +173,34 @@ class ModelConfig:
     num_heads: int = 2
     intermediate_size: int = 128
     norm: str = "pre"
+    norm_kind: str = "layer"
+    norm_bias: bool = True
+    first_norm: bool = True
     final_norm: bool = True
+    embedding_norm: bool = False
+    embedding_norm_bias: bool = True
+    activation: str = "gelu"
     glu: bool = False
     bias: bool = True
     positions: str = "none"
     max_positions: int = 512
     rope_theta: float = 10_000.0
+    local_rope_theta: float | None = None
+    window: int | None = None
+    global_every: int = 3
+    attention: str = "softmax"
+    num_features: int = 64
+    num_landmarks: int = 64
+    conv_kernel: int = 0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     embedding_std: float = 0.02
     pooling: str = "first_token"
+    pooled_norm: bool = True
+    pooler: bool = False
+    embedding_pooling: str | None = None
+    embedding_layer: int | None = None
+    field_transform: str = "own"
     field_heads: tuple[FieldHeadConfig, ...] = ()
     wced: tuple[WcedConfig, ...] = ()
     labels: tuple[LabelHeadConfig, ...] = ()
@@ -131,10 +209,9 @@ class ModelConfig:
         """Check values that types cannot."""
         if not self.fields:
             raise ConfigError("A model needs at least one field.")
-        _check_choice("norm", self.norm, NORMS)
-        _check_choice("positions", self.positions, POSITIONS)
-        _check_choice("pooling", self.pooling, POOLINGS)
-        for name in ("hidden_size", "num_heads", "intermediate_size", "max_positions"):
+        for name, known in _CHOICES.items():
+            _check_choice(name, getattr(self, name), known)
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.num_layers < 0:
@@ -148,10 +225,36 @@ class ModelConfig:
             raise ConfigError("model.positions=rope needs an even hidden_size / num_heads.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout is {self.dropout}; it must be in [0, 1).")
+        self._check_attention()
+        self._check_pooling()
         self._check_fields()
+        self._check_heads()
+
+    def _check_attention(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"model.window is {self.window}; it must be at least 1, or none.")
+        if self.window is not None and self.attention != "softmax":
+            raise ConfigError(f"model.attention={self.attention} knows no window; leave it out.")
+        if self.conv_kernel and (self.conv_kernel % 2 == 0 or self.conv_kernel < 0):
+            raise ConfigError(f"model.conv_kernel is {self.conv_kernel}; it must be odd, or 0.")
+
+    def _check_pooling(self) -> None:
+        for key in ("pooling", "embedding_pooling"):
+            for part in pooling_parts(getattr(self, key) or "mean"):
+                if not part.startswith(PLACE_PREFIX):
+                    _check_choice(key, part, POOLINGS)
+                elif not part.removeprefix(PLACE_PREFIX).isdecimal():
+                    raise ConfigError(f"model.{key} holds {part!r}; write token:0, token:1, ...")
+                if part.startswith("pooler") and not self.pooler:
+                    raise ConfigError(f"model.{key}={part} needs model.pooler=true.")
+        layer = self.embedding_layer
+        if layer is not None and not 0 <= layer <= self.num_layers:
+            raise ConfigError(
+                f"model.embedding_layer is {layer}; this model has the layers 0 (its inputs) to "
+                f"{self.num_layers}."
+            )
 
     def _check_fields(self) -> None:
-        names = [field.name for field in self.fields]
         discrete = [field.name for field in self.fields if field.encoder == "embedding"]
         for field in self.fields:
             _check_choice(f"encoder of field {field.name}", field.encoder, FIELD_ENCODERS)
@@ -160,13 +263,42 @@ class ModelConfig:
                     f"Field {field.name!r} is scaled by {field.scaled_by!r}, which is no discrete "
                     f"field of this model.{nearest(field.scaled_by, discrete)}"
                 )
+
+    def _check_heads(self) -> None:
+        discrete = tuple(field.name for field in self.fields if field.encoder == "embedding")
         for head in self.field_heads:
             _check_choice(f"head of field {head.field}", head.kind, FIELD_HEADS)
-            _check_choice("field of a head", head.field, tuple(names))
+            if head.kind == "token_scores":
+                _check_choice("field of a head", head.field, discrete)
+            elif head.tied:
+                raise ConfigError(f"The head {head.name} has no table to be tied to.")
         for decoder in self.wced:
-            _check_choice("field of wced", decoder.field, tuple(names))
+            _check_choice("rows of wced", decoder.reads, WCED_ROWS)
             for output in decoder.outputs:
                 _check_choice("output of wced", output, WCED_OUTPUTS)
+        for label in self.labels:
+            if label.depth not in (1, 2):
+                raise ConfigError(
+                    f"The label head {label.name} has depth {label.depth}, not 1 or 2."
+                )
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of a pooled row."""
+        return self.hidden_size * len(pooling_parts(self.pooling))
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of the default embedding of a cell."""
+        return self.hidden_size * len(pooling_parts(self.embedding_pooling or self.pooling))
+
+    def window_of(self, layer: int) -> int | None:
+        """Return the window of a block; None for a global one.
+
+        Args:
+            layer: from 0.
+        """
+        return None if layer % self.global_every == 0 else self.window
 
     def field(self, name: str) -> FieldInput:
         """Return the input of a name.
@@ -178,8 +310,13 @@ class ModelConfig:
 
     @property
     def gene_vocabulary_size(self) -> int:
-        """Ids of the first discrete field: the columns of a whole-cell decoder."""
-        return next(f.vocabulary_size for f in self.fields if f.encoder == "embedding")
+        """Ids of the gene field: the columns of a whole-cell decoder."""
+        return self.field(self.gene_field).vocabulary_size
+
+    @property
+    def gene_field(self) -> str:
+        """The first discrete field."""
+        return next(f.name for f in self.fields if f.encoder == "embedding")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -226,6 +363,34 @@ class OmicsConfig(PretrainedConfig):  # type: ignore[misc]
         return ModelConfig.from_dict(self.model)
 
 
+_CHOICES = {
+    "norm": NORMS,
+    "norm_kind": NORM_KINDS,
+    "activation": ACTIVATIONS,
+    "positions": POSITIONS,
+    "attention": ATTENTION_KINDS,
+    "field_transform": FIELD_TRANSFORMS,
+}
+_AT_LEAST_ONE = (
+    "hidden_size",
+    "num_heads",
+    "intermediate_size",
+    "max_positions",
+    "global_every",
+    "num_features",
+    "num_landmarks",
+)
+
+
+def pooling_parts(pooling: str) -> list[str]:
+    """Return the poolings whose rows stand side by side.
+
+    Args:
+        pooling: one or several names, joined by `+`.
+    """
+    return pooling.split("+")
+
+
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{what} is {value!r}.{nearest(str(value), list(known))}")
@@ -253,17 +418,18 @@ def _build(cls: type[Any], value: Mapping[str, Any], where: str) -> Any:
 
 def _typed(item: Any, annotation: str, where: str) -> Any:
     expected: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
-    if annotation == "bool":
+    kind = annotation.removesuffix(" | None")
+    if kind != annotation and item is None:
+        return None
+    if kind == "bool":
         ok = isinstance(item, bool)
-    elif annotation == "str | None":
-        ok = item is None or isinstance(item, str)
-    elif annotation in expected:
-        ok = isinstance(item, expected[annotation]) and not isinstance(item, bool)
+    elif kind in expected:
+        ok = isinstance(item, expected[kind]) and not isinstance(item, bool)
     else:
         ok = isinstance(item, list | tuple)
     if not ok:
         raise ConfigError(f"{where} is {item!r}; expected {annotation}.")
-    if annotation == "float":
+    if kind == "float":
         return float(item)
     return tuple(item) if isinstance(item, list) else item
 

@@ -16,6 +16,7 @@ class ModelOutput:
     Attributes:
         hidden: [T, d], last hidden states.
         pooled: [n, d], one row per cell.
+        layers: `{layer: [T, d]}`, hidden states of the layers that were asked for.
         fields: `{"<field>_<kind>": [K, width]}`, field heads on the chosen tokens.
         wced: `{field: [n, V, outputs]}`.
         labels: `{label: [n, C]}` logits.
@@ -23,6 +24,7 @@ class ModelOutput:
 
     hidden: Tensor
     pooled: Tensor
+    layers: dict[int, Tensor] = field(default_factory=dict)
     fields: dict[str, Tensor] = field(default_factory=dict)
     wced: dict[str, Tensor] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)

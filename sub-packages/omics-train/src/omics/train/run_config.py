@@ -90,16 +90,34 @@ class ModelSection:
         num_heads: attention heads.
         intermediate_size: width of the feed-forward layer.
         norm: `pre` or `post`.
+        norm_kind: `layer` or `rms`.
+        norm_bias: biases in the layer norms of the blocks.
+        first_norm: normalise before the first attention of a pre-norm model.
         final_norm: normalise the last hidden states.
+        embedding_norm: normalise and drop out the sum of the inputs.
+        embedding_norm_bias: a bias in that norm.
+        activation: `gelu`, `gelu_tanh`, `relu` or `silu`.
         glu: gated feed-forward.
         bias: biases in the blocks.
         positions: `none`, `learned` or `rope`.
         max_positions: rows of the learned table.
         rope_theta: base of the rotary angles.
+        local_rope_theta: the same in blocks with a window; null for the same.
+        window: how far a token sees; null for its whole cell.
+        global_every: with a window, every so manieth block has none.
+        attention: `softmax`, `favor` or `nystrom`.
+        num_features: random features of `favor`.
+        num_landmarks: of `nystrom`.
+        conv_kernel: of `nystrom`; 0 for none.
         dropout: in the blocks and before label heads.
         layer_norm_eps: of every normalisation.
         embedding_std: of new embedding tables.
-        pooling: `first_token` or `mean`.
+        pooling: `first_token`, `mean`, `mean_after_first`, `pooler`, `token:K`, joined by `+`.
+        pooled_norm: normalise the pooled row.
+        pooler: the linear layer and tanh of BERT.
+        embedding_pooling: of the embedding of a cell; null for the pooled row.
+        embedding_layer: whose hidden states that pooling reads; null for the final ones.
+        field_transform: `own`, `shared` or `shared_norm`, before the decoders of fields.
     """
 
     hidden_size: int = 64
@@ -107,16 +125,34 @@ class ModelSection:
     num_heads: int = 2
     intermediate_size: int = 128
     norm: str = "pre"
+    norm_kind: str = "layer"
+    norm_bias: bool = True
+    first_norm: bool = True
     final_norm: bool = True
+    embedding_norm: bool = False
+    embedding_norm_bias: bool = True
+    activation: str = "gelu"
     glu: bool = False
     bias: bool = True
     positions: str = "none"
     max_positions: int = 512
     rope_theta: float = 10_000.0
+    local_rope_theta: float | None = None
+    window: int | None = None
+    global_every: int = 3
+    attention: str = "softmax"
+    num_features: int = 64
+    num_landmarks: int = 64
+    conv_kernel: int = 0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     embedding_std: float = 0.02
     pooling: str = "first_token"
+    pooled_norm: bool = True
+    pooler: bool = False
+    embedding_pooling: str | None = None
+    embedding_layer: int | None = None
+    field_transform: str = "own"
 
 
 @dataclass
