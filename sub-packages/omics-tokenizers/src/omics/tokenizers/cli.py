@@ -21,9 +21,6 @@ app = make_app(
     "omics-tokenizers", "See what cells become: inspect tokenizers and encode stores to tokens."
 )
 
-# The names that `--tokenizer` takes beside folders, and the version of the encoding each stands for.
-PUBLISHED = {"geneformer": "V2", "geneformer-v1": "V1"}
-
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 Aliases = Annotated[
     Path | None,
@@ -235,6 +232,7 @@ def _tokenizer(
 ) -> CellTokenizer:
     from omics.data.errors import UsageError
     from omics.tokenizers import GeneTokenizer, RankValueTokenizer, load_tokenizer, reads_cells
+    from omics.tokenizers.rank_value_tokenizer import PUBLISHED
 
     if name in PUBLISHED:
         if table is None:
