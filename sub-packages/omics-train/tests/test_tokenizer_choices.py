@@ -10,7 +10,7 @@ from omics.data.errors import ConfigError
 from omics.data.storage.store import open_store
 from omics.models import Bundle, embed_cells
 from omics.tokenizers import corpus_medians, write_gene_tokens
-from omics.tokenizers.corpus_medians import median_tokens
+from omics.tokenizers.gene_medians import median_tokens
 from omics.train.train_run import train
 
 MASKED_GENES = [

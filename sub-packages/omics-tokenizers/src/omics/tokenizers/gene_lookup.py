@@ -162,7 +162,11 @@ class GeneLookup:
             if column in genes.columns:
                 texts = _texts(genes.columns[column])
                 ways.append(self._by_id(texts, by_id, f"column {column!r}"))
-        ways.append(self._by_symbol(genes.symbols.tolist()))
+        symbols = genes.symbols.tolist()
+        # An index may hold symbols beside a column of them, which may be older or empty.
+        ways += [
+            self._by_symbol(names) for names in ([symbols] if symbols == ids else [symbols, ids])
+        ]
         return ways
 
     def _by_id(
