@@ -36,8 +36,8 @@ def heads():
     }
 
 
-def small_model(seed=0, attention="loop", **changes):
-    return OmicsModel.build(small_config(**changes), seed=seed, attention=attention).eval()
+def small_model(seed=0, backend="loop", **changes):
+    return OmicsModel.build(small_config(**changes), seed=seed, backend=backend).eval()
 
 
 def random_tokens(lengths, seed=0):

@@ -24,12 +24,14 @@ def store(tmp_path_factory):
     return convert(folder / "cells.h5ad", folder / "cells.store")
 
 
-@pytest.fixture(scope="module", params=["tiny", "wide rotary"])
+@pytest.fixture(scope="module", params=["tiny", "wide rotary", "features", "landmarks"])
 def bundle(request, store):
     tokenizer = GeneTokenizer.from_genes(store.genes)
     sizes = {
         "tiny": {},
         "wide rotary": {"hidden_size": 96, "positions": "rope", "pooling": "first_token"},
+        "features": {"attention": "favor", "pooler": True, "pooling": "pooler+mean"},
+        "landmarks": {"attention": "nystrom", "num_landmarks": 16, "conv_kernel": 5},
     }[request.param]
     config = small_config(
         **sizes,

@@ -47,7 +47,7 @@ def test_tokens_are_flat_with_cls_and_unknown_genes_leave_with_their_values():
 
 
 def test_without_cls_a_cell_holds_its_genes_only():
-    bound = GeneTokenizer.from_list(["A", "B"], prepend_cls=False).bind(table("AB"))
+    bound = GeneTokenizer.from_list(["A", "B"], prepend=()).bind(table("AB"))
     tokens = bound.encode(cells([[(1, 2.0)], []], num_genes=2))
     assert tokens.offsets.tolist() == [0, 1, 1]
     assert tokens.fields["genes"].tolist() == [6]
@@ -91,7 +91,7 @@ def test_targets_are_encoded_without_cls():
 def test_genes_match_by_symbol_where_that_finds_more():
     tokenizer = GeneTokenizer.from_list(["ENSG1", "ENSG2"], ["CD3E", "CD19"])
     bound = tokenizer.bind(table(["CD19", "ACTB"]))
-    assert bound.coverage.matched_by == "symbol"
+    assert bound.coverage.matched_by == {"symbol": 1}
     assert bound.table.tolist() == [6, -1]
 
 
@@ -103,7 +103,7 @@ def test_a_symbol_that_two_genes_share_matches_neither():
 def test_a_store_of_other_genes_is_refused_with_examples_of_both():
     tokenizer = GeneTokenizer.from_list([f"ENSG{i}" for i in range(100)])
     with pytest.raises(
-        InputDataError, match=r"ids like M0, M1, M2; the vocabulary has ids like ENSG0"
+        InputDataError, match=r"genes like M0, M1, M2; the vocabulary has genes like ENSG0"
     ):
         tokenizer.bind(table([f"M{i}" for i in range(50)]))
 
@@ -134,7 +134,7 @@ def test_a_batch_without_the_expression_field_says_which_transform_makes_it():
 
 
 def test_saved_and_loaded_tokenizers_are_equal(tmp_path):
-    tokenizer = GeneTokenizer.from_list(["A", "B"], ["a", "b"], prepend_cls=False, min_coverage=0.5)
+    tokenizer = GeneTokenizer.from_list(["A", "B"], ["a", "b"], prepend=(), min_coverage=0.5)
     save_tokenizer(tokenizer, tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert isinstance(loaded, GeneTokenizer)

@@ -67,7 +67,8 @@ def test_inspect_says_how_well_a_store_fits(run, store, tmp_path, capsys):
     assert run("inspect", tmp_path, "--store", store, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["fields"] == {"genes": ["discrete", 26], "expression": ["continuous", 5]}
-    assert facts["coverage"].startswith("20 of the vocabulary's 21 genes")
+    assert facts["coverage"]["num_known"] == 20
+    assert facts["coverage"]["num_vocabulary"] == 21
     assert run("inspect", tmp_path) == 0
     assert "kind" in capsys.readouterr().out
 

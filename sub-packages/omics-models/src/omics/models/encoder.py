@@ -69,17 +69,17 @@ class Block(nn.Module):
     Args:
         config: of the model.
         layer: number of the block, from 0.
-        attention: backend of softmax attention, a key of `attention.BACKENDS`.
+        backend: of softmax attention, a key of `attention.BACKENDS`.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, attention: str) -> None:
+    def __init__(self, config: ModelConfig, layer: int, backend: str) -> None:
         super().__init__()
         d, bias = config.hidden_size, config.bias
         self.num_heads = config.num_heads
         self.pre_norm = config.norm == "pre"
         self.glu = config.glu
         self.activation = ACTIVATIONS[config.activation]
-        self.backend = BACKENDS[attention]
+        self.backend = BACKENDS[backend]
         self.window = config.window_of(layer)
         skipped = self.pre_norm and layer == 0 and not config.first_norm
         self.attention_norm = nn.Identity() if skipped else make_norm(config)
@@ -138,11 +138,11 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, config: ModelConfig, attention: str = "loop") -> None:
+    def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
         self.head_size = config.hidden_size // config.num_heads
         self.layers = nn.ModuleList(
-            Block(config, layer, attention) for layer in range(config.num_layers)
+            Block(config, layer, backend) for layer in range(config.num_layers)
         )
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.thetas: list[float | None] = [None] * config.num_layers

@@ -40,12 +40,12 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "omics"
     main_input_name = "batch"
 
-    def __init__(self, config: OmicsConfig, *, attention: str = "loop") -> None:
+    def __init__(self, config: OmicsConfig, *, backend: str = "auto") -> None:
         super().__init__(config)
         self.model_config = config.checked
         checked = self.model_config
         self.embedding = InputEmbedding(checked)
-        self.encoder = Encoder(checked, attention)
+        self.encoder = Encoder(checked, backend)
         self.pooler = Pooler(checked.hidden_size) if checked.pooler else None
         self.pooled_norm: nn.Module = nn.Identity()
         if checked.pooled_norm:
@@ -69,17 +69,17 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     @classmethod
-    def build(cls, config: ModelConfig, *, seed: int, attention: str = "loop") -> OmicsModel:
+    def build(cls, config: ModelConfig, *, seed: int, backend: str = "auto") -> OmicsModel:
         """Return a new model with seeded random weights; the global generator is left alone.
 
         Args:
             config: sizes and switches.
             seed: of the weights.
-            attention: backend, a key of `attention.BACKENDS`.
+            backend: of softmax attention, a key of `attention.BACKENDS`.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return cls(OmicsConfig(model=config.to_dict()), attention=attention)
+            return cls(OmicsConfig(model=config.to_dict()), backend=backend)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
