@@ -182,7 +182,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
             f"{ids:,} tokens, and the table of {checkpoint.weights.where} has {rows:,} rows. Take "
             "the folder `tokenizers` from where the checkpoint is from."
         )
-    return GeneTokenizer(
+    tokenizer = GeneTokenizer(
         read.vocabulary,
         values=read.values,
         prepend=_front(checkpoint.row.prepend or read.prepend, config),
@@ -190,6 +190,14 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
         append_sep=read.append_sep,
         max_length=longest,
     )
+    last, held = tokenizer.fields[1].vocabulary_size, fields["expressions"].vocabulary_size
+    if last > held:
+        raise InputDataError(
+            f"The vocabulary in {folder / 'tokenizers'} has special tokens up to {last - 1}, and the "
+            f"field 'expressions' of {checkpoint.weights.where} has rows for {held}: it does not "
+            "belong to the checkpoint."
+        )
+    return tokenizer
 
 
 def _front(prepend: Sequence[str], config: ModelConfig) -> list[str]:

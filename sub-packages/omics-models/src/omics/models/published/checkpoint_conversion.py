@@ -121,7 +121,7 @@ def export_checkpoint(bundle: Bundle, folder: str | Path, *, overwrite: bool = F
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder, overwrite=overwrite) as inside:
         save_file(tensors, inside / "model.safetensors", metadata={"format": "pt"})
-        settings = json.dumps(record["settings"], indent=1, sort_keys=True)
+        settings = json.dumps(record["settings"], indent=1)
         write_bytes(inside / "config.json", f"{settings}\n".encode())
         write_bytes(inside / "keys.txt", listed.encode())
     return folder

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 MAX_BYTES = 1 << 26
-MAX_STEPS = 5_000_000
-MAX_COPIED = 1 << 26
+MAX_STEPS = 2_000_000
+MAX_COPIED = 1 << 21
 # Records of these packages are kept as data: configurations that lie beside published weights.
 RECORD_PACKAGES = ("bmfm_targets", "omegaconf")
 RECORD_CLASSES = {
@@ -442,6 +442,12 @@ def _latin_bytes(arguments: tuple[Any, ...]) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(arguments: tuple[Any, ...]) -> bytes:
+    if arguments:
+        raise ValueError("bytes of something")
+    return b""
+
+
 def _number(arguments: tuple[Any, ...]) -> float | int | bool:
     kind, raw = arguments
     if not isinstance(kind, NumberType):
@@ -465,6 +471,8 @@ PLAIN_BUILDERS: dict[str, Any] = {
         ("builtins.frozenset", _members),
         ("__builtin__.frozenset", _members),
         ("_codecs.encode", _latin_bytes),
+        ("builtins.bytes", _no_bytes),
+        ("__builtin__.bytes", _no_bytes),
         ("numpy.dtype", NumberType.build),
         ("numpy.core.multiarray.scalar", _number),
         ("numpy._core.multiarray.scalar", _number),
