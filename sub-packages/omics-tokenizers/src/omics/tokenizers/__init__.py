@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from omics.tokenizers.bound_tokenizer import BoundTokenizer, CellTokenizer
-from omics.tokenizers.corpus_medians import corpus_medians
 from omics.tokenizers.fields import FieldSpec, LabelSpec
 from omics.tokenizers.gene_bin_tokenizer import GeneBinTokenizer
 from omics.tokenizers.gene_lookup import GeneCoverage, GeneLookup
+from omics.tokenizers.gene_medians import corpus_medians
 from omics.tokenizers.gene_token_file import GeneTokens, read_gene_tokens, write_gene_tokens
 from omics.tokenizers.gene_tokenizer import GeneTokenizer
 from omics.tokenizers.hf_tokenizer import import_hf_tokenizer, read_hf_tokenizer

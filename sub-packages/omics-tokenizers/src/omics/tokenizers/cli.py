@@ -21,16 +21,10 @@ app = make_app(
     "omics-tokenizers", "See what cells become: inspect tokenizers and encode stores to tokens."
 )
 
-# The names that `--tokenizer` takes beside folders, and the version of the encoding each stands for.
-PUBLISHED = {"geneformer": "V2", "geneformer-v1": "V1"}
-
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 Aliases = Annotated[
     Path | None,
-    typer.Option(
-        help="Table with the columns alias and gene: old ids or other names of genes; for the "
-        "geneformer tokenizers."
-    ),
+    typer.Option(help="Table with the columns alias and gene: old ids or other names of genes."),
 ]
 
 
@@ -147,7 +141,7 @@ def medians(
     from omics.data.atomic_files import require_free
     from omics.data.storage.store import open_store
     from omics.data.storage.store_collection import is_collection, open_collection
-    from omics.tokenizers.corpus_medians import corpus_medians, median_tokens, num_passes
+    from omics.tokenizers.gene_medians import corpus_medians, median_tokens, num_passes
     from omics.tokenizers.gene_token_file import write_gene_tokens
 
     require_free(out, overwrite=overwrite)
@@ -173,21 +167,27 @@ def import_(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A table of gene tokens (.tsv, .csv) of Geneformer; or a tokenizer.json of Hugging "
+            help="A table of gene tokens (.tsv, .csv), a list of genes, a tokenizer.json of Hugging "
             "Face, or the folder of a checkpoint that holds tokenizers/genes/tokenizer.json."
         ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to create, with a tokenizer.json.")],
-    version: Annotated[
-        str | None, typer.Option(help="Of a table of gene tokens: V1 or V2 (the default).")
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What the source is: `geneformer` or `geneformer-v1` (a table of gene tokens), "
+            "`list` (one gene a line), `checkpoint` (a tokenizer.json or its folder). Without it a "
+            "file of text is `geneformer` and anything else `checkpoint`."
+        ),
     ] = None,
     gene_aliases: Aliases = None,
     binned: Annotated[
         bool, typer.Option(help="Of a checkpoint: values are tokens of bins, not continuous.")
     ] = False,
     depth_tokens: Annotated[
-        bool, typer.Option(help="Of a checkpoint: cells begin with the depths [S] and [T].")
+        bool,
+        typer.Option(help="Of a checkpoint or list: cells begin with the depths [S] and [T]."),
     ] = False,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens that a cell may have, special ones included.")
@@ -196,22 +196,43 @@ def import_(
 ) -> None:
     """Make a tokenizer of a published vocabulary and save it; token ids stay as they are."""
     from omics.data.atomic_files import new_folder
-    from omics.data.errors import UsageError
-    from omics.tokenizers import RankValueTokenizer, import_hf_tokenizer, save_tokenizer
+    from omics.data.errors import UnknownNameError, UsageError, nearest
+    from omics.data.matching.gene_tables import read_gene_list
+    from omics.tokenizers import (
+        GeneTokenizer,
+        RankValueTokenizer,
+        import_hf_tokenizer,
+        save_tokenizer,
+    )
+    from omics.tokenizers.rank_value_tokenizer import PUBLISHED
 
+    if kind is None:
+        is_text = source.suffix.lower() in {".tsv", ".csv", ".txt"}
+        kind = "geneformer" if is_text else "checkpoint"
+    given = {"--gene-aliases": gene_aliases, "--binned": binned, "--depth-tokens": depth_tokens}
+    unused = {"checkpoint": ["--gene-aliases"], "list": ["--binned"]}
+    for option in unused.get(kind, ["--binned", "--depth-tokens"]):
+        if given[option]:
+            raise UsageError(f"{option} has no effect on a source of the kind {kind!r}.")
     made: CellTokenizer
-    if source.suffix.lower() in {".tsv", ".csv", ".txt"}:
-        if binned or depth_tokens:
-            raise UsageError("--binned and --depth-tokens are of checkpoints, not of tables.")
+    if kind in PUBLISHED:
         made = RankValueTokenizer.from_table(
-            source, version=version or "V2", max_length=max_length, aliases=gene_aliases
+            source, version=PUBLISHED[kind], max_length=max_length, aliases=gene_aliases
         )
-    else:
-        if version is not None or gene_aliases is not None:
-            raise UsageError("--version and --gene-aliases are of tables of gene tokens.")
+    elif kind == "list":
+        made = GeneTokenizer.from_list(
+            read_gene_list(source),
+            aliases=gene_aliases,
+            depth_tokens=depth_tokens,
+            max_length=max_length,
+        )
+    elif kind == "checkpoint":
         made = import_hf_tokenizer(
             source, binned=binned, depth_tokens=depth_tokens, max_length=max_length
         )
+    else:
+        known = [*PUBLISHED, "list", "checkpoint"]
+        raise UnknownNameError(f"There is no kind {kind!r} of vocabulary.{nearest(kind, known)}")
     with new_folder(out, overwrite=overwrite) as folder:
         save_tokenizer(made, folder)
     say(f"Wrote a {made.kind} tokenizer of {len(made.vocabulary):,} tokens to {out}")
@@ -235,6 +256,7 @@ def _tokenizer(
 ) -> CellTokenizer:
     from omics.data.errors import UsageError
     from omics.tokenizers import GeneTokenizer, RankValueTokenizer, load_tokenizer, reads_cells
+    from omics.tokenizers.rank_value_tokenizer import PUBLISHED
 
     if name in PUBLISHED:
         if table is None:

@@ -62,7 +62,9 @@ class GeneCoverage:
         how = f" (matched by {', '.join(named)})" if ways else ""
         counts = ""
         if self.counts_known is not None:
-            counts = f" and hold {100 * self.counts_known:.1f} % of its counts"
+            nearly = 0.9995 <= self.counts_known < 1
+            share = "> 99.9" if nearly else f"{100 * self.counts_known:.1f}"
+            counts = f" and hold {share} % of its counts"
         return (
             f"{self.num_known:,} of the vocabulary's {self.num_vocabulary:,} genes are among the "
             f"{self.num_store:,} genes of the store{how}{counts}"
@@ -162,7 +164,11 @@ class GeneLookup:
             if column in genes.columns:
                 texts = _texts(genes.columns[column])
                 ways.append(self._by_id(texts, by_id, f"column {column!r}"))
-        ways.append(self._by_symbol(genes.symbols.tolist()))
+        symbols = genes.symbols.tolist()
+        # An index may hold symbols beside a column of them, which may be older or empty.
+        ways += [
+            self._by_symbol(names) for names in ([symbols] if symbols == ids else [symbols, ids])
+        ]
         return ways
 
     def _by_id(

@@ -52,6 +52,8 @@ VERSIONS = {
     "V1": _Version(max_length=2048, has_frame=False),
     "V2": _Version(max_length=4096, has_frame=True),
 }
+# The names that commands and configurations take, and the version that each stands for.
+PUBLISHED = {"geneformer": "V2", "geneformer-v1": "V1"}
 
 
 class RankValueTokenizer:

@@ -47,7 +47,7 @@ class ValueField:
         if self.bins is None:
             return
         names = self.bins.names
-        if not names or sorted(names, key=len) != [str(n) for n in range(len(names))]:
+        if not names or set(names) != {str(number) for number in range(len(names))}:
             raise ConfigError(
                 f"The bins of the field {self.name!r} are {', '.join(names[:5]) or 'none'}, ...; "
                 f"they must be named 0 to {max(len(names) - 1, 0)}, in any order."

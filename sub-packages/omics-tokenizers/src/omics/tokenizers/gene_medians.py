@@ -4,7 +4,7 @@
 - Positive float64 numbers are in the order of their bits. The median is found digit by digit, from
   the highest: each pass over the cells counts, for every gene, the next digit of the values that
   agree with what is known of its median. Nothing is collected and nothing is approximated.
-- The table of counts takes at most `MAX_TABLE_BYTES`, however many cells there are. With 20,000
+- The table of counts takes at most `max_table_bytes`, however many cells there are. With 20,000
   genes that is 11 bits a digit and six passes; more genes take fewer bits and more passes.
 - An even number of values has two middle ones: if they differ, one more pass finds the smallest
   value above the lower one.
@@ -52,13 +52,13 @@ class _Digits:
     shifts: tuple[int, ...]
 
     @classmethod
-    def of(cls, num_genes: int, totals: Array) -> _Digits:
+    def of(cls, num_genes: int, totals: Array, max_bytes: int) -> _Digits:
         """Choose digits as wide as the table has room for."""
         deepest = max(float(totals.max(initial=1)), 1.0)
         lowest = np.float64(TARGET_SUM / deepest).view(np.uint64)
         # A value may be rounded up to just above the largest there can be.
         largest = int(np.float64(TARGET_SUM).view(np.uint64)) - int(lowest) + 16
-        room = MAX_TABLE_BYTES // (4 * max(num_genes, 1))
+        room = max_bytes // (4 * max(num_genes, 1))
         bits = min(max(room.bit_length() - 1, _FEWEST_BITS), _MOST_BITS)
         number = -(-largest.bit_length() // bits)
         return cls(
@@ -66,17 +66,23 @@ class _Digits:
         )
 
 
-def num_passes(cells: CellStore | StoreCollection) -> int:
+def num_passes(
+    cells: CellStore | StoreCollection, *, max_table_bytes: int = MAX_TABLE_BYTES
+) -> int:
     """Return how often all cells are read, at most.
 
     Args:
         cells: of raw counts.
+        max_table_bytes: as for `corpus_medians`.
     """
-    return len(_Digits.of(cells.shape[1], cells.row_sums()).shifts) + 1
+    return len(_Digits.of(cells.shape[1], cells.row_sums(), max_table_bytes).shifts) + 1
 
 
 def corpus_medians(
-    cells: CellStore | StoreCollection, *, on_progress: Callable[[int], None] | None = None
+    cells: CellStore | StoreCollection,
+    *,
+    max_table_bytes: int = MAX_TABLE_BYTES,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Array:
     """Return the median of each gene's values where it has one.
 
@@ -84,6 +90,8 @@ def corpus_medians(
 
     Args:
         cells: a store of raw counts, or many as one.
+        max_table_bytes: memory for the table of counts (at least 16 bytes a gene are taken); less
+            memory means more passes.
         on_progress: called with the number of cells just read, in each pass.
 
     Returns:
@@ -104,7 +112,7 @@ def corpus_medians(
         )
     totals = cells.row_sums()
     num_genes = cells.shape[1]
-    digits = _Digits.of(num_genes, totals)
+    digits = _Digits.of(num_genes, totals, max_table_bytes)
     known = np.zeros(num_genes, np.uint64)  # The digits of the lower middle value, found so far.
     below = np.zeros(num_genes, np.int64)  # How many values are smaller than these digits say.
     here = np.zeros(num_genes, np.int64)  # How many agree with them.
