@@ -622,6 +622,34 @@ def test_a_label_name_is_asked_for_and_refused_where_it_has_no_use(cells, tmp_pa
         convert_checkpoint(tmp_path / "new", options=ConversionOptions(label="x"))
 
 
+def test_options_that_a_checkpoint_has_no_use_for_are_refused(cells, tmp_path):
+    genes = cells.genes.ids.tolist()
+    write_bmfm(tmp_path / "bmfm", "bert mlm", genes)
+    for option in ({"table": tmp_path / "t"}, {"num_bins": 3}):
+        with pytest.raises(
+            UsageError, match=r"has no use for .* takes --genes, --label, --read-depth"
+        ):
+            convert_checkpoint(tmp_path / "bmfm", options=ConversionOptions(**option))
+    with pytest.raises(UsageError, match="Leave out --read-depth"):
+        convert_checkpoint(tmp_path / "bmfm", options=ConversionOptions(read_depth=5))
+    tokens = write_dictionaries(tmp_path / "geneformer", genes)
+    source = write_checkpoint(tmp_path / "model", bert(len(tokens)))
+    with pytest.raises(UsageError, match=r"--label has no use for .*, which takes --table"):
+        convert_checkpoint(source, options=ConversionOptions(label="x"))
+
+
+def test_weights_that_are_not_finite_are_refused(cells, tmp_path):
+    config, state = changed_state(
+        "bert mlm", lambda s: s["scbert.pooler.dense.bias"].__setitem__(3, float("nan"))
+    )
+    write_archive(tmp_path / "last.ckpt", config, state)
+    write_vocabularies(tmp_path, cells.genes.ids.tolist())
+    with pytest.raises(
+        InputDataError, match=r"scbert\.pooler\.dense\.bias holds numbers .* not finite"
+    ):
+        convert_checkpoint(tmp_path)
+
+
 def test_unknown_models_and_kinds_are_refused(cells, tmp_path):
     config, state = write_bmfm(tmp_path, "bert mlm", cells.genes.ids.tolist())
     save_file(state, tmp_path / "model.safetensors")

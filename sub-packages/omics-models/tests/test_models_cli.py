@@ -79,6 +79,10 @@ def test_a_checkpoint_is_converted_described_and_written_back(
     assert facts["labels"] == {"cell_type": 7, "tissue": 3, "donor_id": 4}
     assert run(monkeypatch, "info", bundle, "--json") == 0
     assert json.loads(capsys.readouterr().out)["digest"] == facts["digest"]
+    assert run(monkeypatch, "info", bundle) == 0
+    text = capsys.readouterr().out
+    assert "name gene_panel, genes (36 entries)" in text
+    assert max(len(line) for line in text.splitlines()) < 600
 
     assert run(monkeypatch, "export", bundle, back) == 0
     assert "config.json, keys.txt, model.safetensors" in capsys.readouterr().out

@@ -303,6 +303,12 @@ def test_what_is_not_a_tensor_among_the_weights_is_named(tmp_path):
         read_weight_file(save(tmp_path / "c.pt", {"state_dict": {}}))
 
 
+def test_safetensors_without_a_tensor_hold_no_weights(tmp_path):
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(DamagedCheckpointError, match="holds no weights"):
+        read_weight_file(tmp_path / "model.safetensors")
+
+
 def test_safetensors_that_are_none_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     rows = [b"", b"\xff" * 20, pickle.dumps({"w": 1}), (2**62).to_bytes(8, "little") + b"{}"]

@@ -17,6 +17,7 @@ app = make_app(
     "counts to numbers.",
 )
 
+MOST_SHOWN = 5
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -89,12 +90,13 @@ def convert(
         ),
     ] = None,
     read_depth: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Read-depth-aware models: the total count of a cell that the model is asked for.",
+            help="Read-depth-aware models: the total count of a cell that the model is asked for; "
+            "10,000 where it is left out.",
         ),
-    ] = 10_000,
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -232,7 +234,13 @@ def _require_free_folder(path: Path, *, overwrite: bool) -> None:
 
 
 def _listed(items: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in items.items())
+    """Return one line; of a long list or table only its length."""
+    return ", ".join(
+        f"{key} ({len(value):,} entries)"
+        if isinstance(value, list | dict) and len(value) > MOST_SHOWN
+        else f"{key} {value}"
+        for key, value in items.items()
+    )
 
 
 def main() -> None:

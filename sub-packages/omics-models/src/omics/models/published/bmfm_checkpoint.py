@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import InputDataError, MissingPathError, nearest
+from omics.data.errors import InputDataError, MissingPathError, UsageError, nearest
 from omics.data.matching.gene_tables import read_gene_list
 from omics.data.transforms import GenePanel, LogNormalize, ReadDepthDownsample, Transform
 from omics.models.published.bmfm_keys import bmfm_key_map
@@ -34,6 +34,7 @@ _TYPE_OF_RECORD = {"SCBertConfig": "scbert", "SCModernBertConfig": "scmodernbert
 # What the reference's own prediction takes where nothing else is said.
 _DEFAULT_LENGTH = 1024
 _DEPTH_LENGTH = 4096
+_READ_DEPTH = 10_000
 _POOLINGS = {"first_token": "first_token", "mean_pooling": "mean_after_first"}
 
 
@@ -47,7 +48,7 @@ def convert_bmfm(checkpoint: Checkpoint, options: ConversionOptions) -> Bundle:
     Raises:
         InputDataError: it is not whole, or asks for what is not computed.
         MissingPathError: its vocabulary is not there.
-        UsageError: a label name is missing or has no use.
+        UsageError: a label name is missing, or an option has no use.
     """
     settings = bmfm_settings(checkpoint)
     layout = find_layout(
@@ -220,8 +221,12 @@ def _preprocessing(
                 f"has genes like {', '.join(known[:3])}. Give gene symbols."
             )
     if has_depth:
-        depth = ReadDepthDownsample(mode="auto_align", max_total=options.read_depth)
-        return [GenePanel(tuple(panel)), depth]
+        total = options.read_depth or _READ_DEPTH
+        return [GenePanel(tuple(panel)), ReadDepthDownsample(mode="auto_align", max_total=total)]
+    if options.read_depth is not None:
+        raise UsageError(
+            "A read depth was given, but this checkpoint is not asked for one. Leave out --read-depth."
+        )
     return [GenePanel(tuple(panel)), LogNormalize(added_total=1.0)]
 
 

@@ -40,7 +40,7 @@ class ConversionOptions:
         genes: a list of genes: the panel, in its order, of Bioformers; what a bmfm model is shown.
         num_bins: of Bioformers, that of zeros included.
         label: what a single classifier predicts.
-        read_depth: the total count that a read-depth-aware model is asked for.
+        read_depth: the total count that a read-depth-aware model is asked for; None for 10,000.
         on_progress: called with 1 for each parameter that was read.
     """
 
@@ -48,7 +48,7 @@ class ConversionOptions:
     genes: Path | None = None
     num_bins: int | None = None
     label: str | None = None
-    read_depth: int = 10_000
+    read_depth: int | None = None
     on_progress: Callable[[int], None] | None = None
 
 

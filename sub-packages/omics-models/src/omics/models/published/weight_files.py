@@ -203,6 +203,8 @@ def _safetensors(path: Path) -> SafetensorsWeights:
             f"{path} is no safetensors file that can be read ({error}). Take it from its source "
             "again."
         ) from error
+    if not shapes:
+        raise DamagedCheckpointError(f"{path} holds no weights.")
     for name in shapes:
         _check_key(name, path)
     return SafetensorsWeights(path, shapes)
