@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from omics.data.errors import UsageError
 from omics.models import RaggedLayout
 from omics.models.attention import BACKENDS, dense
 
@@ -16,25 +17,75 @@ def layout_of(lengths):
     return RaggedLayout.from_offsets(torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]))
 
 
-@pytest.mark.parametrize("lengths", [[1], [5, 1, 9, 2], [0, 4, 0, 0, 3, 0], [37, 1, 300, 122]])
-@pytest.mark.parametrize("name", sorted(BACKENDS))
-def test_backends_agree_with_one_cell_at_a_time_in_float64(name, lengths):
-    q, k, v = qkv(sum(lengths))
-    q.requires_grad_()
-    mixed = BACKENDS[name](q, k, v, layout_of(lengths))
-    (gradient,) = torch.autograd.grad(mixed.square().sum(), q)
-    exact_q = q.detach().double().requires_grad_()
+FLOAT32 = sorted(BACKENDS.keys() - {"varlen"})
+LENGTHS = [[1], [5, 1, 9, 2], [0, 4, 0, 0, 3, 0], [37, 1, 300, 122]]
+
+
+def in_float64(q, k, v, lengths, window):
+    """Softmax attention written out, one cell at a time."""
     parts = []
     start = 0
     for n in lengths:
-        qi, ki, vi = (x[start : start + n].double() for x in (exact_q, k, v))
-        scores = torch.einsum("ihd,jhd->hij", qi, ki) / 8**0.5
+        qi, ki, vi = (x[start : start + n] for x in (q, k, v))
+        scores = torch.einsum("ihd,jhd->hij", qi, ki) / q.shape[-1] ** 0.5
+        if window is not None:
+            place = torch.arange(n)
+            scores = scores.masked_fill((place[:, None] - place).abs() > window, -torch.inf)
         parts.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), vi))
         start += n
-    exact = torch.cat(parts)
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", FLOAT32)
+def test_backends_agree_with_one_cell_at_a_time_in_float64(name, lengths, window):
+    q, k, v = qkv(sum(lengths))
+    q.requires_grad_()
+    mixed = BACKENDS[name](q, k, v, layout_of(lengths), window)
+    (gradient,) = torch.autograd.grad(mixed.square().sum(), q)
+    exact_q = q.detach().double().requires_grad_()
+    exact = in_float64(exact_q, k.double(), v.double(), lengths, window)
     (exact_gradient,) = torch.autograd.grad(exact.square().sum(), exact_q)
     assert (mixed - exact).abs().max() < 1e-5
     assert (gradient - exact_gradient).abs().max() < 1e-4
+
+
+def test_varlen_says_what_it_needs():
+    q, k, v = qkv(4)
+    with pytest.raises(UsageError, match="'varlen' needs a CUDA device and bfloat16"):
+        BACKENDS["varlen"](q, k, v, layout_of([4]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 64])
+@pytest.mark.parametrize("lengths", [[37, 1, 300, 122], [1000, 2048, 3, 512]])
+def test_varlen_in_bfloat16_agrees_with_float64(lengths, window):
+    generator = torch.Generator().manual_seed(0)
+    total = sum(lengths)
+    flat = [torch.randn(total, 12, 64, generator=generator).bfloat16() for _ in range(4)]
+    q, k, v = (x.cuda().requires_grad_() for x in flat[:3])
+    layout = RaggedLayout.from_offsets(layout_of(lengths).offsets.long(), "cuda")
+    mixed = BACKENDS["varlen"](q, k, v, layout, window)
+    gradients = torch.autograd.grad(mixed, (q, k, v), flat[3].cuda())
+    exact_in = [x.double().requires_grad_() for x in flat[:3]]
+    exact = in_float64(*exact_in, lengths, window)
+    exact_gradients = torch.autograd.grad(exact, exact_in, flat[3].double())
+    assert (mixed.cpu().double() - exact).norm() < 2e-3 * exact.norm()
+    for found, wanted in zip(gradients, exact_gradients, strict=True):
+        assert (found.cpu().double() - wanted).norm() < 3e-3 * wanted.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("name", FLOAT32)
+def test_float32_backends_agree_with_float64_on_cuda(name, lengths, window):
+    q, k, v = qkv(sum(lengths))
+    exact = in_float64(q.double(), k.double(), v.double(), lengths, window)
+    layout = RaggedLayout.from_offsets(layout_of(lengths).offsets.long(), "cuda")
+    mixed = BACKENDS[name](q.cuda(), k.cuda(), v.cuda(), layout, window)
+    assert (mixed.cpu() - exact).abs().max() < 1e-5
 
 
 def test_no_tokens_give_no_output():

@@ -1,7 +1,11 @@
 """Variable-length softmax attention on flat tokens: a token sees its own cell and nothing else.
 
 - `loop`: one SDPA call a cell; the fastest exact way on a CPU, and right on every device.
+- `varlen`: torch's own variable-length FlashAttention (Dao 2023), one call for all cells; CUDA, in
+  bfloat16 or float16.
+- `padded`: cells side by side in a rectangle; what a GPU does fastest in float32.
 - `dense`: one call with a T x T block mask; the oracle of the tests.
+- `auto`: `varlen` where it can run, else `padded` on a GPU and `loop` on a CPU.
 - With a window a token sees those at most so far away in its cell.
 - Shapes: T tokens, H heads, D values a head.
 """
@@ -14,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omics.data.errors import UsageError
 from omics.models.ragged_layout import RaggedLayout
 
 Backend = Callable[[Tensor, Tensor, Tensor, RaggedLayout, int | None], Tensor]
@@ -91,4 +96,108 @@ def dense(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
 
 
-BACKENDS: dict[str, Backend] = {"loop": loop, "dense": dense}
+def padded(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+) -> Tensor:
+    """Attend in a rectangle of all cells; its area grows with the longest of them.
+
+    Args:
+        q_THD: queries.
+        k_THD: keys.
+        v_THD: values.
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+
+    Returns:
+        [T, H, D].
+    """
+    place = torch.arange(layout.longest, device=q_THD.device)
+    # An empty cell sees the first place of its row, as a row of all-masked scores would be NaN.
+    mask = (place < layout.lengths.clamp(min=1)[:, None])[:, None, None, :]
+    if window is not None:
+        near = (place[:, None] - place).abs() <= window
+        # The diagonal stays: filler rows of a short cell would see nothing at all otherwise.
+        mask = (mask & near) | torch.eye(len(place), dtype=torch.bool, device=place.device)
+
+    def rectangle(x_THD: Tensor) -> Tensor:
+        filled = x_THD.new_zeros(len(layout), layout.longest, *x_THD.shape[1:])
+        return filled.index_put((layout.cell, layout.position), x_THD).transpose(1, 2)
+
+    mixed = F.scaled_dot_product_attention(
+        rectangle(q_THD), rectangle(k_THD), rectangle(v_THD), attn_mask=mask
+    )
+    return mixed.transpose(1, 2)[layout.cell, layout.position]
+
+
+def varlen(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+) -> Tensor:
+    """Attend by torch's variable-length kernel; CUDA, bfloat16 or float16.
+
+    Args:
+        q_THD: queries.
+        k_THD: keys.
+        v_THD: values.
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+
+    Returns:
+        [T, H, D].
+
+    Raises:
+        UsageError: another device or type.
+    """
+    if not _fits_varlen(q_THD):
+        raise UsageError(
+            f"The attention backend 'varlen' needs a CUDA device and bfloat16 or float16, not "
+            f"{q_THD.device.type} and {q_THD.dtype}. Use 'auto', which takes what fits."
+        )
+    from torch.nn.attention.varlen import varlen_attn
+
+    reach = -1 if window is None else window
+    mixed = varlen_attn(
+        q_THD.contiguous(),
+        k_THD.contiguous(),
+        v_THD.contiguous(),
+        layout.offsets,
+        layout.offsets,
+        layout.longest,
+        layout.longest,
+        window_size=(reach, reach),
+    )
+    assert isinstance(mixed, Tensor)  # It returns a pair only where asked to.
+    return mixed
+
+
+def auto(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+) -> Tensor:
+    """Attend by the backend that is fastest for the device and type.
+
+    Args:
+        q_THD: queries.
+        k_THD: keys.
+        v_THD: values.
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+
+    Returns:
+        [T, H, D].
+    """
+    if not q_THD.is_cuda:
+        return loop(q_THD, k_THD, v_THD, layout, window)
+    chosen = varlen if _fits_varlen(q_THD) else padded
+    return chosen(q_THD, k_THD, v_THD, layout, window)
+
+
+def _fits_varlen(x_THD: Tensor) -> bool:
+    return x_THD.is_cuda and x_THD.dtype in (torch.bfloat16, torch.float16)
+
+
+BACKENDS: dict[str, Backend] = {
+    "auto": auto,
+    "loop": loop,
+    "varlen": varlen,
+    "padded": padded,
+    "dense": dense,
+}

@@ -85,6 +85,29 @@ class Bundle:
         named = {name: len(classes) for name, classes in self.labels.items()}
         if heads != named:
             raise ConfigError(f"The label heads {heads} and the labels {named} do not agree.")
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        made = {spec.name: spec for spec in self.tokenizer.fields}
+        for field_input in self.model.model_config.fields:
+            spec = made.get(field_input.name)
+            if spec is None:
+                raise ConfigError(
+                    f"The model reads the field {field_input.name!r} and the tokenizer makes "
+                    f"{sorted(made)}: it does not belong to these weights. Give the tokenizer that "
+                    "they were trained with."
+                )
+            ids, rows = spec.vocabulary_size, field_input.vocabulary_size
+            is_discrete = field_input.encoder == "embedding"
+            # A table of special values may have rows to spare, one of tokens is read to its end.
+            fits = ids == rows if is_discrete else ids <= rows
+            if not fits or is_discrete != (spec.kind == "discrete"):
+                raise ConfigError(
+                    f"The field {field_input.name!r} of the model has {rows} ids (encoder "
+                    f"{field_input.encoder!r}), that of the tokenizer {ids} ({spec.kind}): the "
+                    "vocabulary does not belong to these weights. Give the tokenizer that they were "
+                    "trained with."
+                )
 
     @cached_property
     def digest(self) -> str:

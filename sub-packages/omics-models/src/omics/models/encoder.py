@@ -138,7 +138,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """A stack of blocks."""
 
-    def __init__(self, config: ModelConfig, backend: str = "loop") -> None:
+    def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
         self.head_size = config.hidden_size // config.num_heads
         self.layers = nn.ModuleList(

@@ -17,7 +17,7 @@ import torch
 from omics.data.errors import UsageError
 from omics.data.loading.loader import Loader
 from omics.models.ragged_layout import RaggedLayout
-from omics.tokenizers import GeneTokenizer, TokenBatch
+from omics.tokenizers import TokenBatch, bind_store, reads_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omics.data import CellBatch, CellStore
     from omics.models.bundle import Bundle
     from omics.models.model import OmicsModel
-    from omics.tokenizers import BoundTokenizer
+    from omics.tokenizers import BoundTokenizer, CellTokenizer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -84,7 +84,7 @@ def run_cells(
     """Run a bundle over cells of a store, with the bundle's own preprocessing.
 
     Args:
-        bundle: with a gene tokenizer.
+        bundle: with a tokenizer of cells.
         store: of raw counts.
         rows: int64 [n], which cells in which order; None for all.
         batch_size: cells at once.
@@ -94,8 +94,9 @@ def run_cells(
     Yields:
         Results in the order of `rows`.
     """
-    bound = bind_genes(bundle, store)
-    loader = Loader(store, rows=rows, batch_size=batch_size, transforms=bundle.transforms)
+    steps = [step for step in bundle.transforms if not step.training_only]
+    reader, bound = bind_store(_cell_tokenizer(bundle), store, transforms=steps)
+    loader = Loader(reader, rows=rows, batch_size=batch_size, transforms=steps)
     batches = (bound.encode(cells) for cells in _nonempty(loader))
     for result in run_tokens(bundle.model, batches, device=device):
         yield replace(result, num_tokens=result.num_tokens - bound.num_special)
@@ -138,7 +139,7 @@ def embed_cells(
     """Return float32 [n, d] embeddings of cells.
 
     Args:
-        bundle: with a gene tokenizer.
+        bundle: with a tokenizer of cells.
         store: of raw counts.
         rows: which cells in which order; None for all.
         **options: of `run_cells`.
@@ -148,23 +149,28 @@ def embed_cells(
     return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
-def bind_genes(bundle: Bundle, store: CellStore, **options: Any) -> BoundTokenizer:
+def bind_genes(bundle: Bundle, store: CellStore) -> BoundTokenizer:
     """Return the bundle's tokenizer fitted to a store's genes.
 
     Args:
-        bundle: with a gene tokenizer.
+        bundle: with a tokenizer of cells.
         store: whose genes are matched.
-        **options: of `GeneTokenizer.bind`.
 
     Raises:
         UsageError: the bundle reads sequences, not cells.
+        InputDataError: too few genes in common.
     """
-    if not isinstance(bundle.tokenizer, GeneTokenizer):
-        raise UsageError(
-            f"This bundle has a {bundle.tokenizer.kind!r} tokenizer and cannot read cells; "
-            "use the command that made it (omics-dna for sequences)."
-        )
-    return bundle.tokenizer.bind(store.genes, **options)
+    return bind_store(_cell_tokenizer(bundle), store)[1]
+
+
+def _cell_tokenizer(bundle: Bundle) -> CellTokenizer:
+    tokenizer = bundle.tokenizer
+    if reads_cells(tokenizer):
+        return tokenizer
+    raise UsageError(
+        f"This bundle has a {tokenizer.kind!r} tokenizer and cannot read cells; "
+        "use the command that made it (omics-dna for sequences)."
+    )
 
 
 def _nonempty(batches: Iterable[CellBatch]) -> Iterator[CellBatch]:
@@ -178,16 +184,20 @@ def _numpy(values: torch.Tensor) -> Array:
 def _fill(batch: TokenBatch, model: OmicsModel) -> TokenBatch:
     """Return the batch with filler cells behind it, so that few cells compute as many do."""
     extra_tokens = max(0, MIN_TOKENS - batch.num_tokens)
-    extra_rows = max(int(extra_tokens > 0), MIN_ROWS - len(batch))
-    if not extra_rows:
+    # A filler cell must not be longer than a table of learned positions, either.
+    config = model.model_config
+    longest = config.max_positions if config.positions == "learned" else MIN_TOKENS
+    extra_rows = max(-(-extra_tokens // longest), MIN_ROWS - len(batch))
+    if extra_rows <= 0:
         return batch
     fields = {}
-    for spec in model.model_config.fields:
+    for spec in config.fields:
         values = batch.fields[spec.name]
         # Any valid token does: 0 is an id of every vocabulary, and -1 stands for it among values.
         filler = np.full(extra_tokens, 0 if spec.encoder == "embedding" else -1, values.dtype)
         fields[spec.name] = np.concatenate([values, filler])
-    ends = np.full(extra_rows, batch.num_tokens + extra_tokens, np.int64)
+    lengths = longest * np.arange(1, extra_rows + 1, dtype=np.int64)
+    ends = batch.num_tokens + np.minimum(lengths, extra_tokens)
     offsets: Sequence[Array] = (batch.offsets, ends)
     return TokenBatch(
         fields=fields,

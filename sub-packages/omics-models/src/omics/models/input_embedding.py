@@ -86,13 +86,9 @@ class InputEmbedding(nn.Module):
             total = part if total is None else total + part
         assert total is not None
         if self.positions is not None:
-            longest = max(
-                (b - a for a, b in zip(layout.bounds[:-1], layout.bounds[1:], strict=True)),
-                default=0,
-            )
-            if longest > self.max_positions:
+            if layout.longest > self.max_positions:
                 raise InputDataError(
-                    f"A cell or window has {longest} tokens; this model has "
+                    f"A cell or window has {layout.longest} tokens; this model has "
                     f"{self.max_positions} learned positions. Use shorter input."
                 )
             total = total + self.positions(layout.position)

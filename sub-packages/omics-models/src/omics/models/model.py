@@ -40,7 +40,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "omics"
     main_input_name = "batch"
 
-    def __init__(self, config: OmicsConfig, *, backend: str = "loop") -> None:
+    def __init__(self, config: OmicsConfig, *, backend: str = "auto") -> None:
         super().__init__(config)
         self.model_config = config.checked
         checked = self.model_config
@@ -69,7 +69,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     @classmethod
-    def build(cls, config: ModelConfig, *, seed: int, backend: str = "loop") -> OmicsModel:
+    def build(cls, config: ModelConfig, *, seed: int, backend: str = "auto") -> OmicsModel:
         """Return a new model with seeded random weights; the global generator is left alone.
 
         Args:

@@ -17,6 +17,8 @@ class RaggedLayout:
 
     Attributes:
         bounds: the n + 1 offsets as a list of the host.
+        offsets: int32 [n + 1], the same on the device.
+        longest: tokens of the longest cell.
         cell: int64 [T], the cell of each token.
         position: int64 [T], the position of each token in its cell, from 0.
         lengths: int64 [n].
@@ -24,6 +26,8 @@ class RaggedLayout:
     """
 
     bounds: list[int]
+    offsets: Tensor
+    longest: int
     cell: Tensor
     position: Tensor
     lengths: Tensor
@@ -48,6 +52,8 @@ class RaggedLayout:
         first = offsets[:-1] * (lengths > 0)
         return cls(
             bounds=offsets.tolist(),
+            offsets=offsets.to(device, torch.int32, non_blocking=True),
+            longest=int(lengths.max()) if len(lengths) else 0,
             cell=cell.to(device, non_blocking=True),
             position=position.to(device, non_blocking=True),
             lengths=lengths.to(device, non_blocking=True),
