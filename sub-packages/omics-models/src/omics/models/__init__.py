@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omics.models.bundle import Bundle, CorruptBundleError
+    from omics.models.bundle_card import model_card
     from omics.models.inference import InferenceBatch, embed_cells, run_cells, run_tokens
     from omics.models.model import OmicsModel
-    from omics.models.model_card import model_card
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput
     from omics.models.published.catalogue import CatalogueRow, catalogue
@@ -66,7 +66,7 @@ _MODULE_OF = {
     "convert_checkpoint": "published.checkpoint_conversion",
     "embed_cells": "inference",
     "export_checkpoint": "published.checkpoint_conversion",
-    "model_card": "model_card",
+    "model_card": "bundle_card",
     "run_cells": "inference",
     "run_tokens": "inference",
 }

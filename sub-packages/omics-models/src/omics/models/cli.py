@@ -9,6 +9,7 @@ import typer
 
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
+from omics.data.errors import ExistingPathError
 
 app = make_app(
     "omics-models",
@@ -105,7 +106,7 @@ def convert(
     from omics.models.published.checkpoint_conversion import convert_checkpoint
     from omics.models.published.checkpoint_opening import PUBLISHED, ConversionOptions
 
-    require_free(out, overwrite=overwrite)
+    _require_free_folder(out, overwrite=overwrite)
     with progress("reading weights", None, "tensors") as advance:
         options = ConversionOptions(
             table=table,
@@ -152,7 +153,7 @@ def export(
     from omics.models.bundle import Bundle
     from omics.models.published.checkpoint_conversion import export_checkpoint
 
-    require_free(out, overwrite=overwrite)
+    _require_free_folder(out, overwrite=overwrite)
     folder = export_checkpoint(Bundle.load(bundle), out, overwrite=overwrite)
     files = sorted(file.name for file in folder.iterdir())
     if json:
@@ -173,7 +174,7 @@ def card(
     """Write the model card of a bundle in Markdown: sizes, preprocessing, labels, origin, use."""
     from omics.data.atomic_files import write_bytes
     from omics.models.bundle import Bundle
-    from omics.models.model_card import model_card
+    from omics.models.bundle_card import model_card
 
     if out is not None:
         require_free(out, overwrite=overwrite)
@@ -222,6 +223,12 @@ def info(
         say(f"  preprocessing  {_listed(step)}")
     for key, value in loaded.provenance.items():
         say(f"  {key:<14} {_listed(value) if isinstance(value, dict) else value}")
+
+
+def _require_free_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder before any work is done for it."""
+    if path.exists() and not overwrite:
+        raise ExistingPathError(f"{path} exists; choose another path or add --overwrite.")
 
 
 def _listed(items: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import InputDataError, MissingPathError, nearest
@@ -228,27 +227,34 @@ def _preprocessing(
 
 def _label_classes(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[str]]:
     """Return the classes of each label in the order of its outputs."""
-    found = _hyper_parameters(checkpoint).get("label_dict")
-    beside = checkpoint.source.folder / "label_dict.json"
-    if not found and beside.is_file():
-        found = json.loads(beside.read_bytes())
     where = f"The label_dict of {checkpoint.weights.where}"
-    numbers = plain_values(found or {}, where)
+    table = _label_table(checkpoint, where)
     classes = {}
     for label in config.labels:
-        given = numbers.get(label.name) if isinstance(numbers, dict) else None
+        given = table.get(label.name)
         if given is None:
             # A regression has one output, and some checkpoints leave their classes out.
             names = [label.name] if label.num_classes == 1 else map(str, range(label.num_classes))
             classes[label.name] = list(names)
             continue
-        by_number = (
-            {number: name for name, number in given.items()} if isinstance(given, dict) else {}
-        )
-        if sorted(map(str, by_number)) != sorted(map(str, range(label.num_classes))):
+        numbers = list(given.values()) if isinstance(given, dict) else []
+        if not all(type(number) is int for number in numbers) or sorted(numbers) != [
+            *range(label.num_classes)
+        ]:
             raise InputDataError(
                 f"{where} does not number the {label.num_classes} classes of {label.name!r} from 0 "
                 f"to {label.num_classes - 1}: it does not belong to these weights."
             )
-        classes[label.name] = [str(by_number[number]) for number in range(label.num_classes)]
+        classes[label.name] = sorted(given, key=lambda name: int(given[name]))
+        if not all(name.isprintable() for name in classes[label.name]):
+            raise InputDataError(f"{where} names classes of {label.name!r} by control characters.")
     return classes
+
+
+def _label_table(checkpoint: Checkpoint, where: str) -> dict[str, Any]:
+    """Return `{label: {class: number}}`, also where it is saved as a list of records."""
+    found = plain_values(_hyper_parameters(checkpoint).get("label_dict") or {}, where)
+    if isinstance(found, list):
+        records = [each for each in found if isinstance(each, dict)]
+        return {str(each.get("label_name")): each.get("label_values") for each in records}
+    return found if isinstance(found, dict) else {}

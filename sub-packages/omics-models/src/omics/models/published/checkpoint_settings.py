@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 1 << 26
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
+MAX_TEXT = 500
 
 
 class Settings:
@@ -71,8 +72,8 @@ class Settings:
             default: where it is missing or null; None makes that an error.
         """
         value = self._given(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, "a text")
+        if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_TEXT:
+            raise self._wrong(key, "a plain text")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
@@ -131,8 +132,8 @@ class Settings:
         value = self.values.get(key)
         if value is not None and value != expected:
             raise InputDataError(
-                f"{self.where} has {key} = {value!r}: {why}, which this version does not compute. "
-                f"Checkpoints with {key} = {expected!r} can be converted."
+                f"{self.where} has {key} = {repr(value)[:80]}: {why}, which this version does not "
+                f"compute. Checkpoints with {key} = {expected!r} can be converted."
             )
 
     def _given(self, key: str, default: Any) -> Any:

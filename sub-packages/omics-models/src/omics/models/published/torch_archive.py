@@ -216,7 +216,7 @@ def _checked_members(path: Path) -> dict[str, zipfile.ZipInfo]:
             )
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise UnsafeCheckpointError(
-                f"The member {name} of {path} is compressed or encrypted; torch.save does neither. "
+                f"The member {name!r} of {path} is compressed or encrypted; torch.save does neither. "
                 "Take the file from its source again."
             )
         if info.file_size != info.compress_size:
