@@ -88,6 +88,8 @@ def test_the_share_of_counts_is_told_with_the_largest_unknown_genes():
     assert coverage.unknown == ("b", "d", "c")
     assert str(coverage).endswith("(matched by id) and hold 70.0 % of its counts")
     assert coverage.to_dict()["counts_known"] == 0.7
+    for sums, shown in (([0, 7, 0, 0, 0], "100.0 %"), ([0, 9999, 1, 0, 0], "> 99.9 %")):
+        assert f"hold {shown} of its counts" in str(lookup().match(genes, np.array(sums))[1])
     assert lookup().match(genes, np.zeros(5, np.int64))[1].counts_known is None
 
 

@@ -10,36 +10,63 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omics.models.bundle import Bundle, CorruptBundleError
+    from omics.models.bundle_card import model_card
     from omics.models.inference import InferenceBatch, embed_cells, run_cells, run_tokens
     from omics.models.model import OmicsModel
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput
+    from omics.models.published.catalogue import CatalogueRow, catalogue
+    from omics.models.published.checkpoint_conversion import (
+        convert_checkpoint,
+        export_checkpoint,
+    )
+    from omics.models.published.checkpoint_opening import ConversionOptions
+    from omics.models.published.pickle_values import (
+        DamagedCheckpointError,
+        UnsafeCheckpointError,
+    )
     from omics.models.ragged_layout import RaggedLayout
 
 __all__ = [
     "Bundle",
+    "CatalogueRow",
+    "ConversionOptions",
     "CorruptBundleError",
+    "DamagedCheckpointError",
     "InferenceBatch",
     "ModelConfig",
     "ModelOutput",
     "OmicsConfig",
     "OmicsModel",
     "RaggedLayout",
+    "UnsafeCheckpointError",
+    "catalogue",
+    "convert_checkpoint",
     "embed_cells",
+    "export_checkpoint",
+    "model_card",
     "run_cells",
     "run_tokens",
 ]
 
 _MODULE_OF = {
     "Bundle": "bundle",
+    "CatalogueRow": "published.catalogue",
+    "ConversionOptions": "published.checkpoint_opening",
     "CorruptBundleError": "bundle",
+    "DamagedCheckpointError": "published.pickle_values",
     "InferenceBatch": "inference",
     "ModelConfig": "model_config",
     "ModelOutput": "outputs",
     "OmicsConfig": "model_config",
     "OmicsModel": "model",
     "RaggedLayout": "ragged_layout",
+    "UnsafeCheckpointError": "published.pickle_values",
+    "catalogue": "published.catalogue",
+    "convert_checkpoint": "published.checkpoint_conversion",
     "embed_cells": "inference",
+    "export_checkpoint": "published.checkpoint_conversion",
+    "model_card": "bundle_card",
     "run_cells": "inference",
     "run_tokens": "inference",
 }

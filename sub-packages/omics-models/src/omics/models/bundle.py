@@ -20,12 +20,12 @@ from omics.data.atomic_files import new_folder, write_bytes
 from omics.data.errors import (
     EXIT_CORRUPT,
     ConfigError,
-    InputDataError,
     MissingPathError,
     OmicsError,
     UsageError,
 )
 from omics.data.transforms import Transform, check_transforms, transform_from_dict
+from omics.models.hub_snapshot import HUB_PREFIX, fetch_snapshot
 from omics.models.model_config import ModelConfig, OmicsConfig
 from omics.tokenizers import LabelSpec, Tokenizer, load_tokenizer, save_tokenizer
 
@@ -38,7 +38,6 @@ FORMAT = "omics-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 WEIGHTS = "model.safetensors"
-HUB_PREFIX = "hf:"
 _PARTS = {
     "config.json",
     WEIGHTS,
@@ -304,7 +303,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _local_folder(source: str | Path) -> Path:
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
-        return _download(source.removeprefix(HUB_PREFIX))
+        return fetch_snapshot(source.removeprefix(HUB_PREFIX))
     path = Path(source)
     if not path.is_dir():
         raise MissingPathError(
@@ -312,15 +311,3 @@ def _local_folder(source: str | Path) -> Path:
             f"folder has one named `bundle`), or `{HUB_PREFIX}owner/name` for the hub."
         )
     return path
-
-
-def _download(repo_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo_id))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputDataError(
-            f"{HUB_PREFIX}{repo_id} could not be fetched from the hub: {error}"
-        ) from error

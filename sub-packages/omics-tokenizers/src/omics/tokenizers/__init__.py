@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from omics.tokenizers.bound_tokenizer import BoundTokenizer, CellTokenizer
 from omics.tokenizers.fields import FieldSpec, LabelSpec
+from omics.tokenizers.gene_bin_tokenizer import GeneBinTokenizer
 from omics.tokenizers.gene_lookup import GeneCoverage, GeneLookup
 from omics.tokenizers.gene_medians import corpus_medians
 from omics.tokenizers.gene_token_file import GeneTokens, read_gene_tokens, write_gene_tokens
@@ -26,6 +27,7 @@ __all__ = [
     "BoundTokenizer",
     "CellTokenizer",
     "FieldSpec",
+    "GeneBinTokenizer",
     "GeneCoverage",
     "GeneLookup",
     "GeneTokenizer",

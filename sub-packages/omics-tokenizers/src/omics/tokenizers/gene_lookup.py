@@ -62,7 +62,9 @@ class GeneCoverage:
         how = f" (matched by {', '.join(named)})" if ways else ""
         counts = ""
         if self.counts_known is not None:
-            counts = f" and hold {100 * self.counts_known:.1f} % of its counts"
+            nearly = 0.9995 <= self.counts_known < 1
+            share = "> 99.9" if nearly else f"{100 * self.counts_known:.1f}"
+            counts = f" and hold {share} % of its counts"
         return (
             f"{self.num_known:,} of the vocabulary's {self.num_vocabulary:,} genes are among the "
             f"{self.num_store:,} genes of the store{how}{counts}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from omics.data.atomic_files import write_bytes
 from omics.data.errors import ConfigError, MissingPathError, nearest
+from omics.tokenizers.gene_bin_tokenizer import GeneBinTokenizer
 from omics.tokenizers.gene_tokenizer import GeneTokenizer
 from omics.tokenizers.rank_value_tokenizer import RankValueTokenizer
 from omics.tokenizers.sequence_tokenizer import SequenceTokenizer
@@ -41,6 +42,7 @@ class Tokenizer(Protocol):
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
+    GeneBinTokenizer.kind: GeneBinTokenizer.from_dict,
     GeneTokenizer.kind: GeneTokenizer.from_dict,
     RankValueTokenizer.kind: RankValueTokenizer.from_dict,
     SequenceTokenizer.kind: SequenceTokenizer.from_dict,
@@ -53,7 +55,7 @@ def reads_cells(tokenizer: Tokenizer) -> TypeGuard[CellTokenizer]:
     Args:
         tokenizer: any of the kinds.
     """
-    return isinstance(tokenizer, GeneTokenizer | RankValueTokenizer)
+    return isinstance(tokenizer, GeneBinTokenizer | GeneTokenizer | RankValueTokenizer)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
