@@ -18,6 +18,8 @@ _MODULE_OF = {
     "class_table": "classification",
     "confusion_matrix": "classification",
     "embed": "embedding",
+    "embed_file": "embedding",
+    "embed_genes_file": "embedding",
     "highly_variable_genes": "highly_variable",
     "paired_difference": "intervals",
     "read_results": "results",
