@@ -93,7 +93,7 @@ def test_embed_of_a_layer_and_of_genes(command, bundle_folder, tmp_path):
         (("--pooling", "maen"), "Did you mean 'mean'"),
         (("--level", "gene", "--pooling", "mean"), "leave it out at --level gene"),
         (("--level", "gene"), "is no name of a table"),
-        (("--precision", "bf16"), "Known: '32-true', 'bf16-mixed'"),
+        (("--precision", "half"), "Known: '32-true'"),
     ):
         code, _, error = command(*arguments, *wrong, "--out", tmp_path / "no.h5ad")
         assert (code, message in error) == (2, True), error

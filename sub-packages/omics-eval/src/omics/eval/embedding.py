@@ -72,7 +72,7 @@ def embed(
             for what the bundle says.
         batch_tokens: tokens at once; None for what suits the device.
         batch_size: cells at once, at most; None for no limit but that of the tokens.
-        precision: `32-true` or `bf16-mixed`.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
         device: `auto`, `cpu`, `cuda`, ...
         overwrite: replace an embedding of that key.
         on_progress: called with the number of cells just finished.
@@ -141,7 +141,7 @@ def embed_file(
         key_added: key of obsm.
         pooling: how tokens become the row of a cell, as in `embed`.
         layer: whose hidden states these are, as in `embed`.
-        precision: `32-true` or `bf16-mixed`.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
         device: `auto`, `cpu`, `cuda`, ...
         overwrite: replace an embedding of that key.
         **options: `batch_tokens`, `batch_size` and `on_progress` of `embed`.
@@ -215,7 +215,7 @@ def embed_genes_file(
         bundle: a loaded bundle, its folder, or `hf:owner/name`.
         out: the table, `.parquet` or `.csv`, with the columns gene, symbol, num_cells, e0, e1, ...
         layer: whose hidden states these are, as in `embed`.
-        precision: `32-true` or `bf16-mixed`.
+        precision: `32-true`, `bf16-mixed` or `16-mixed`.
         device: `auto`, `cpu`, `cuda`, ...
         **options: `batch_tokens`, `batch_size` and `on_progress` of `embed`.
 

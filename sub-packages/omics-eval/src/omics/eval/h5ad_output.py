@@ -182,11 +182,11 @@ class H5adOutput:
         for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
             self._embedding[rows[first] : rows[first] + last - first] = batch.embeddings[first:last]
         self._reasons[rows] = batch.reasons
-        for label, logits in batch.logits.items():
+        for label, values in self._values.items():
             if label not in self._codes:
-                self._values[label][rows] = logits[:, 0]
+                values[rows] = batch.logits[label][:, 0]
             else:
-                self._codes[label][rows], self._values[label][rows] = batch.answers(label)
+                self._codes[label][rows], values[rows] = batch.answers(label)
 
     @property
     def num_without(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from omics.data.command_line import progress, say
 from omics.data.loading.loader import Loader
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
+from omics.models.model_config import PLACE_PREFIX
+from omics.models.readout import POOLED, Readout
 from omics.tokenizers import LabelSpec, TokenBatch
 from omics.train.cell_selection import data_path, label_values, training_rows
 from omics.train.data_module import TrainingBatches
@@ -32,7 +35,7 @@ from omics.train.run_files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -136,7 +139,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     parts = _Parts(config, store, source, tokenizer, objective)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
-        _standardize_label_heads(model, new_heads, parts.plain_tokens(rows["train"]))
+        _standardize_label_heads(model, new_heads, partial(parts.plain_tokens, rows["train"]))
     validation = None
     if len(rows["validation"]):
         # What a self-supervised loss hides and samples, validation must hide and sample too,
@@ -271,16 +274,21 @@ def _reusable_weights(
 
 
 def _standardize_label_heads(
-    model: OmicsModel, new: Sequence[int], tokens: Iterator[TokenBatch]
+    model: OmicsModel, new: Sequence[int], tokens: Callable[[], Iterator[TokenBatch]]
 ) -> None:
-    """Set the constants of new label heads from the training cells."""
+    """Set the constants of new label heads from what they read of the training cells."""
     import torch
 
-    pooled = np.concatenate([result.embeddings for result in run_tokens(model, tokens)])
-    for number in new:
-        head = model.label_heads[number]
-        assert isinstance(head, LabelHead)
-        head.standardize(torch.from_numpy(pooled))
+    places = {number: model.model_config.labels[number].token for number in new}
+    for place in set(places.values()):
+        pooling = POOLED if place is None else f"{PLACE_PREFIX}{place}"
+        readout = Readout.of(model.model_config, pooling=pooling)
+        results = run_tokens(model, tokens(), readout=readout)
+        rows = torch.from_numpy(np.concatenate([result.embeddings for result in results]))
+        for number in (number for number, read in places.items() if read == place):
+            head = model.label_heads[number]
+            assert isinstance(head, LabelHead)
+            head.standardize(rows)
     model.train()
 
 
