@@ -11,15 +11,16 @@ from transformers import AutoModel
 from omics.data.errors import ConfigError, ExistingPathError, InputDataError, MissingPathError
 from omics.data.transforms import LogNormalize, TopGenes
 from omics.models import Bundle, CorruptBundleError
-from omics.tokenizers import GeneTokenizer
+from omics.tokenizers import GeneTokenizer, SequenceTokenizer, ValueField
 
+GENES = [f"g{i}" for i in range(NUM_GENES)]
 LABELS = {"cell.type": ["b cell", "t cell", "nk"]}
 
 
 def make_bundle():
     return Bundle(
         model=small_model(**heads()),
-        tokenizer=GeneTokenizer.from_list([f"g{i}" for i in range(NUM_GENES)]),
+        tokenizer=GeneTokenizer.from_list(GENES),
         transforms=[LogNormalize(target_sum=1000.0), TopGenes(max_genes=30)],
         labels=LABELS,
         provenance={"seed": 3},
@@ -185,3 +186,19 @@ def test_labels_must_agree_with_the_heads():
             tokenizer=GeneTokenizer.from_list(["g"]),
             labels={"cell.type": ["only", "two"]},
         )
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (GeneTokenizer.from_list(["g"]), "'genes' of the model has 45 ids .* of the tokenizer 6"),
+        (SequenceTokenizer(), r"reads the field 'genes' and the tokenizer makes \['sequence'\]"),
+        (
+            GeneTokenizer.from_list(GENES, values=[ValueField.binned(5)]),
+            r"'expression' of the model has 5 ids \(encoder 'mlp'\), .* 10 \(discrete\)",
+        ),
+    ],
+)
+def test_a_vocabulary_of_other_weights_is_refused(tokenizer, message):
+    with pytest.raises(ConfigError, match=message):
+        Bundle(model=small_model(), tokenizer=tokenizer)

@@ -11,10 +11,10 @@ from omics.data.converting.conversion import convert
 from omics.data.errors import ConfigError, UsageError
 from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, TopGenes
-from omics.models import Bundle, OmicsModel, embed_cells, run_cells, run_tokens
+from omics.models import Bundle, OmicsModel, embed_cells, embed_genes, run_cells, run_tokens
 from omics.models.inference import MIN_TOKENS, bind_genes, choose_device
 from omics.models.model_config import FieldInput
-from omics.tokenizers import GeneTokenizer, SequenceTokenizer
+from omics.tokenizers import GeneTokenizer, RankValueTokenizer, SequenceTokenizer, Vocabulary
 
 NUM_CELLS = 300
 
@@ -218,6 +218,37 @@ def test_a_sequence_bundle_cannot_read_cells(store):
     other = Bundle(model=OmicsModel.build(config, seed=0), tokenizer=sequences)
     with pytest.raises(UsageError, match="'sequence' tokenizer and cannot read cells"):
         bind_genes(other, store)
+
+
+@pytest.mark.parametrize("with_view", [False, True])
+def test_a_rank_value_bundle_reads_counts_or_the_view_and_cells_do_not_depend_on_their_batch(
+    store, with_view, tmp_path
+):
+    ids = store.genes.ids.tolist()
+    medians = {name: 0.5 + index % 7 for index, name in enumerate(ids)}
+    vocabulary = Vocabulary(
+        ["<pad>", "<mask>", "<cls>", "<eos>", *ids],
+        specials={"pad": "<pad>", "mask": "<mask>", "cls": "<cls>", "sep": "<eos>"},
+    )
+    tokenizer = RankValueTokenizer(vocabulary, list(medians.values()), max_length=40)
+    config = small_config(
+        fields=(FieldInput(name="genes", encoder="embedding", vocabulary_size=204),),
+        positions="learned",
+        max_positions=40,
+    )
+    bundle = Bundle(model=OmicsModel.build(config, seed=0), tokenizer=tokenizer)
+    cells = store
+    if with_view:
+        synthesize(NUM_CELLS, 200, seed=1).write_h5ad(tmp_path / "cells.h5ad")
+        cells = convert(tmp_path / "cells.h5ad", tmp_path / "c.store", rank_medians=medians)
+        assert bind_genes(bundle, cells).from_view
+    (whole,) = run_cells(bundle, cells, level="gene", batch_tokens=10**6)
+    assert (np.diff(whole.genes.offsets) == whole.num_tokens).all()
+    means = embed_genes(bundle, cells, batch_size=7)
+    assert set(means.genes.tolist()) <= set(ids)
+    assert whole.num_tokens.max() == 38
+    alone = embed_cells(bundle, store, rows=np.arange(0, NUM_CELLS, 30), batch_size=1)
+    assert np.array_equal(alone, whole.embeddings[::30])
 
 
 def test_devices_by_name():

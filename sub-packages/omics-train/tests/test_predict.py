@@ -100,7 +100,7 @@ def test_a_run_on_an_h5ad_gives_the_bits_of_embed_and_of_the_loop(
     assert np.array_equal(ours.obsm["X_omics"], theirs.obsm["X_omics"], equal_nan=True)
     assert np.array_equal(ours.obsm["X_omics"], found, equal_nan=True)
     assert ours.obs["omics_reason"].tolist() == theirs.obs["omics_reason"].tolist()
-    same = {"bundle_digest", "store_digest", "pooling", "layer", "genes", "num_without_embedding"}
+    same = {"bundle_digest", "pooling", "layer", "genes", "num_without_embedding"}
     records = [each.uns["omics"]["X_omics"] for each in (ours, theirs)]
     assert {key: records[0][key] for key in same} == {key: records[1][key] for key in same}
 

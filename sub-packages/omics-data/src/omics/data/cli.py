@@ -12,6 +12,7 @@ from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.commands import (
     check_command,
     convert_command,
+    datasets_command,
     doctor_command,
     qc_command,
     select_command,
@@ -29,6 +30,7 @@ convert_command.add_to(app)
 qc_command.add_to(app)
 select_command.add_to(app)
 shard_command.add_to(app)
+datasets_command.add_to(app)
 doctor_command.add_to(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]

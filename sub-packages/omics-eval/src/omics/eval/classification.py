@@ -20,11 +20,12 @@ import numpy as np
 from omics.data.errors import InputDataError, UsageError
 from omics.eval.intervals import (
     NUM_RESAMPLES,
+    CellMetric,
     Interval,
-    Metric,
-    bootstrap_interval,
+    confidence_interval,
+    mean_metric,
+    method_for,
     paired_difference,
-    wilson_interval,
 )
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class Scores:
     """The two headline scores of one method.
 
     Attributes:
-        accuracy: share of right cells, with its Wilson interval.
-        macro_f1: mean F1 over the classes present in the truth, with its bootstrap interval.
+        accuracy: share of right cells, with its interval.
+        macro_f1: mean F1 over the classes present in the truth, with its interval.
         num_cells: test cells behind both.
     """
 
@@ -160,14 +161,13 @@ def missing_labels(labels: Array) -> Array:
     return np.asarray(pd.isna(labels), bool)
 
 
-def accuracy_metric(coded: CodedLabels) -> Metric:
-    """Return accuracy as a function of cell weights [r, n]."""
-    right = coded.right.astype(np.float64)
-    return lambda weights: np.asarray(weights @ right / weights.sum(axis=1))
+def accuracy_metric(coded: CodedLabels) -> CellMetric:
+    """Return accuracy, a proportion, as a metric over cells."""
+    return mean_metric(coded.right, name="accuracy")
 
 
-def macro_f1_metric(coded: CodedLabels) -> Metric:
-    """Return macro-F1 as a function of cell weights [r, n]."""
+def macro_f1_metric(coded: CodedLabels) -> CellMetric:
+    """Return macro-F1 as a metric over cells."""
     # F1 = 2 TP / (cells of the class + cells predicted as it): two columns per class suffice.
     num_classes = len(coded.classes)
     cells = np.arange(len(coded))
@@ -189,7 +189,7 @@ def macro_f1_metric(coded: CodedLabels) -> Metric:
         f1 = np.where(present, 2 * (weights @ right) / denominator, 0.0)
         return np.asarray(f1.sum(axis=1) / present.sum(axis=1))
 
-    return metric
+    return CellMetric(name="macro-F1", num_cells=len(coded), values=metric, bounds=(0.0, 1.0))
 
 
 def accuracy(truth: Array, prediction: Array) -> float:
@@ -209,35 +209,41 @@ def macro_f1(truth: Array, prediction: Array) -> float:
         truth: [n] labels.
         prediction: [n] labels; a missing one is wrong.
     """
-    coded = code_labels(truth, prediction)
-    return float(macro_f1_metric(coded)(np.ones((1, len(coded))))[0])
+    return macro_f1_metric(code_labels(truth, prediction)).value
 
 
 def score(
     truth: Array,
     prediction: Array,
     *,
+    ci_method: str | None = None,
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Scores:
-    """Return accuracy (Wilson interval) and macro-F1 (bootstrap interval) of one method.
+    """Return accuracy and macro-F1 of one method, with their intervals.
 
     Args:
         truth: [n] labels.
         prediction: [n] labels; a missing one is wrong.
+        ci_method: a name of `omics.eval.intervals.METHODS`; macro-F1 is no proportion, and keeps
+            the bootstrap under a method for proportions. None for Wilson and the bootstrap.
         level: coverage wanted of the intervals.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     coded = code_labels(truth, prediction)
-    return Scores(
-        accuracy=wilson_interval(int(coded.right.sum()), len(coded), level=level),
-        macro_f1=bootstrap_interval(
-            macro_f1_metric(coded), len(coded), level=level, num_resamples=num_resamples, seed=seed
-        ),
-        num_cells=len(coded),
+    accuracy_interval, macro_f1_interval = (
+        confidence_interval(
+            metric,
+            method=method_for(metric, ci_method),
+            level=level,
+            num_resamples=num_resamples,
+            seed=seed,
+        )
+        for metric in (accuracy_metric(coded), macro_f1_metric(coded))
     )
+    return Scores(accuracy_interval, macro_f1_interval, num_cells=len(coded))
 
 
 def score_difference(
@@ -265,7 +271,7 @@ def score_difference(
     coded = [code_labels(truth, predictions[name]) for name in (first, second)]
     return {
         name: paired_difference(
-            metric(coded[0]), metric(coded[1]), len(truth), num_resamples=num_resamples, seed=seed
+            metric(coded[0]), metric(coded[1]), num_resamples=num_resamples, seed=seed
         )
         for name, metric in (("accuracy", accuracy_metric), ("macro_f1", macro_f1_metric))
     }

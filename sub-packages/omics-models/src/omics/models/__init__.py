@@ -19,14 +19,28 @@ if TYPE_CHECKING:
         run_tokens,
     )
     from omics.models.model import OmicsModel
+    from omics.models.model_card import model_card
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput
+    from omics.models.published.catalogue import CatalogueRow, catalogue
+    from omics.models.published.checkpoint_conversion import (
+        convert_checkpoint,
+        export_checkpoint,
+    )
+    from omics.models.published.checkpoint_opening import ConversionOptions
+    from omics.models.published.pickle_values import (
+        DamagedCheckpointError,
+        UnsafeCheckpointError,
+    )
     from omics.models.ragged_layout import RaggedLayout
     from omics.models.readout import Readout
 
 __all__ = [
     "Bundle",
+    "CatalogueRow",
+    "ConversionOptions",
     "CorruptBundleError",
+    "DamagedCheckpointError",
     "GeneEmbedding",
     "GeneVectors",
     "InferenceBatch",
@@ -36,15 +50,23 @@ __all__ = [
     "OmicsModel",
     "RaggedLayout",
     "Readout",
+    "UnsafeCheckpointError",
+    "catalogue",
+    "convert_checkpoint",
     "embed_cells",
     "embed_genes",
+    "export_checkpoint",
+    "model_card",
     "run_cells",
     "run_tokens",
 ]
 
 _MODULE_OF = {
     "Bundle": "bundle",
+    "CatalogueRow": "published.catalogue",
+    "ConversionOptions": "published.checkpoint_opening",
     "CorruptBundleError": "bundle",
+    "DamagedCheckpointError": "published.pickle_values",
     "GeneEmbedding": "gene_embedding",
     "GeneVectors": "inference",
     "InferenceBatch": "inference",
@@ -54,8 +76,13 @@ _MODULE_OF = {
     "OmicsModel": "model",
     "RaggedLayout": "ragged_layout",
     "Readout": "readout",
+    "UnsafeCheckpointError": "published.pickle_values",
+    "catalogue": "published.catalogue",
+    "convert_checkpoint": "published.checkpoint_conversion",
     "embed_cells": "inference",
     "embed_genes": "gene_embedding",
+    "export_checkpoint": "published.checkpoint_conversion",
+    "model_card": "model_card",
     "run_cells": "inference",
     "run_tokens": "inference",
 }

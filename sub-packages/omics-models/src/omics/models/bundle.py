@@ -20,12 +20,12 @@ from omics.data.atomic_files import new_folder, write_bytes
 from omics.data.errors import (
     EXIT_CORRUPT,
     ConfigError,
-    InputDataError,
     MissingPathError,
     OmicsError,
     UsageError,
 )
 from omics.data.transforms import Transform, check_transforms, transform_from_dict
+from omics.models.hub_snapshot import HUB_PREFIX, fetch_snapshot
 from omics.models.model_config import ModelConfig, OmicsConfig
 from omics.tokenizers import LabelSpec, Tokenizer, load_tokenizer, save_tokenizer
 
@@ -38,7 +38,6 @@ FORMAT = "omics-bundle"
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 WEIGHTS = "model.safetensors"
-HUB_PREFIX = "hf:"
 _PARTS = {
     "config.json",
     WEIGHTS,
@@ -85,6 +84,29 @@ class Bundle:
         named = {name: len(classes) for name, classes in self.labels.items()}
         if heads != named:
             raise ConfigError(f"The label heads {heads} and the labels {named} do not agree.")
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        made = {spec.name: spec for spec in self.tokenizer.fields}
+        for field_input in self.model.model_config.fields:
+            spec = made.get(field_input.name)
+            if spec is None:
+                raise ConfigError(
+                    f"The model reads the field {field_input.name!r} and the tokenizer makes "
+                    f"{sorted(made)}: it does not belong to these weights. Give the tokenizer that "
+                    "they were trained with."
+                )
+            ids, rows = spec.vocabulary_size, field_input.vocabulary_size
+            is_discrete = field_input.encoder == "embedding"
+            # A table of special values may have rows to spare, one of tokens is read to its end.
+            fits = ids == rows if is_discrete else ids <= rows
+            if not fits or is_discrete != (spec.kind == "discrete"):
+                raise ConfigError(
+                    f"The field {field_input.name!r} of the model has {rows} ids (encoder "
+                    f"{field_input.encoder!r}), that of the tokenizer {ids} ({spec.kind}): the "
+                    "vocabulary does not belong to these weights. Give the tokenizer that they were "
+                    "trained with."
+                )
 
     @cached_property
     def digest(self) -> str:
@@ -277,7 +299,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _local_folder(source: str | Path) -> Path:
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
-        return _download(source.removeprefix(HUB_PREFIX))
+        return fetch_snapshot(source.removeprefix(HUB_PREFIX))
     path = Path(source)
     if not path.is_dir():
         raise MissingPathError(
@@ -285,15 +307,3 @@ def _local_folder(source: str | Path) -> Path:
             f"folder has one named `bundle`), or `{HUB_PREFIX}owner/name` for the hub."
         )
     return path
-
-
-def _download(repo_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo_id))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputDataError(
-            f"{HUB_PREFIX}{repo_id} could not be fetched from the hub: {error}"
-        ) from error

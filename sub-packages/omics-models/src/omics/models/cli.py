@@ -7,9 +7,182 @@ from typing import Annotated, Any
 
 import typer
 
-from omics.data.command_line import make_app, print_json, run, say
+from omics.data.atomic_files import require_free
+from omics.data.command_line import make_app, print_json, progress, run, say
 
-app = make_app("omics-models", "Look into models: what a bundle holds and whether it is whole.")
+app = make_app(
+    "omics-models",
+    "Look into models, and turn published checkpoints into bundles: models with everything from raw "
+    "counts to numbers.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+@app.command(name="list")
+def list_command(json: Json = False) -> None:
+    """List the published checkpoints that can be converted: where they lie and how they are used.
+
+    No weights are shipped. Look at the licence in the repository before you use them.
+    """
+    from omics.models.published.catalogue import catalogue
+
+    rows = catalogue()
+    if json:
+        print_json({"checkpoints": [row.to_dict() for row in rows.values()]})
+        return
+    for row in rows.values():
+        place = "/".join(part for part in (row.hub, row.folder) if part) or "no hub: give its file"
+        say(f"{row.name}")
+        say(f"  from           {place}")
+        say(f"  size           {row.parameters}")
+        say(f"  licence        {row.licence}")
+        say(f"  preprocessing  {row.preprocessing}")
+        say(
+            f"  embedding      {row.pooling}; at most {row.max_length or 'all genes of the panel as'} tokens"
+        )
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint file (.ckpt, .pt, .bin, .safetensors), its folder, hf:owner/name, or "
+            "a name that `omics-models list` shows."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder to create.")],
+    *,
+    known_as: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="What the checkpoint is: a name that `omics-models list` shows, or a kind (bmfm, "
+            "geneformer, bioformers). It is found out where this is left out.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Geneformer: a table of gene tokens (ensembl_id, symbol, token_id, median) instead "
+            "of the dictionaries beside the checkpoint."
+        ),
+    ] = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A list of genes, one a line. Bioformers: its panel, in its order. bmfm: the genes "
+            "that cells are limited to, instead of the whole vocabulary."
+        ),
+    ] = None,
+    num_bins: Annotated[
+        int | None, typer.Option(min=1, help="Bioformers: the number of bins, zeros included.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            help="The name of the label, for old checkpoints with one nameless classifier."
+        ),
+    ] = None,
+    read_depth: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Read-depth-aware models: the total count of a cell that the model is asked for.",
+        ),
+    ] = 10_000,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Turn a published checkpoint into a bundle, without executing anything that came with it.
+
+    The bundle holds the weights, the vocabulary, the preprocessing that the checkpoint needs, the
+    classes of its labels and where it is from.
+    """
+    from omics.models.published.checkpoint_conversion import convert_checkpoint
+    from omics.models.published.checkpoint_opening import PUBLISHED, ConversionOptions
+
+    require_free(out, overwrite=overwrite)
+    with progress("reading weights", None, "tensors") as advance:
+        options = ConversionOptions(
+            table=table,
+            genes=genes,
+            num_bins=num_bins,
+            label=label,
+            read_depth=read_depth,
+            on_progress=advance,
+        )
+        bundle = convert_checkpoint(source, known_as=known_as, options=options)
+    bundle.save(out, overwrite=overwrite)
+    record = bundle.provenance[PUBLISHED]
+    config = bundle.model.model_config
+    facts: dict[str, Any] = {
+        "bundle": str(out),
+        "digest": bundle.digest,
+        "kind": record["kind"],
+        "name": record["name"],
+        "sha256": record["sha256"],
+        "parameters": sum(each.numel() for each in bundle.model.parameters()),
+        "labels": {name: len(classes) for name, classes in bundle.labels.items()},
+        "left_out": record["left_out"],
+    }
+    if json:
+        print_json(facts)
+        return
+    say(
+        f"Wrote {out}: {record['kind']}, {facts['parameters']:,} parameters, "
+        f"{config.num_layers} x {config.hidden_size}, {_listed(facts['labels']) or 'no labels'}"
+    )
+    for name, reason in record["left_out"].items():
+        say(f"  left out       {name}: {reason}")
+
+
+@app.command()
+def export(
+    bundle: Annotated[str, typer.Argument(help="A bundle that `convert` made.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
+    *,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a converted bundle in the layout it was published in: safetensors, configuration, keys."""
+    from omics.models.bundle import Bundle
+    from omics.models.published.checkpoint_conversion import export_checkpoint
+
+    require_free(out, overwrite=overwrite)
+    folder = export_checkpoint(Bundle.load(bundle), out, overwrite=overwrite)
+    files = sorted(file.name for file in folder.iterdir())
+    if json:
+        print_json({"folder": str(folder), "files": files})
+        return
+    say(f"Wrote {folder}: {', '.join(files)}")
+
+
+@app.command()
+def card(
+    bundle: Annotated[str, typer.Argument(help="A bundle folder, or hf:owner/name.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="A file to write; without it the card is printed.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the model card of a bundle in Markdown: sizes, preprocessing, labels, origin, use."""
+    from omics.data.atomic_files import write_bytes
+    from omics.models.bundle import Bundle
+    from omics.models.model_card import model_card
+
+    if out is not None:
+        require_free(out, overwrite=overwrite)
+    text = model_card(Bundle.load(bundle), bundle)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    write_bytes(out, text.encode())
+    say(f"Wrote {out}")
 
 
 @app.command()

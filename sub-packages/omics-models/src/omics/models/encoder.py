@@ -184,9 +184,10 @@ def make_norm(config: ModelConfig) -> nn.Module:
     Args:
         config: of the model.
     """
+    eps = config.layer_norm_eps if config.block_norm_eps is None else config.block_norm_eps
     if config.norm_kind == "rms":
-        return nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
-    return nn.LayerNorm(config.hidden_size, config.layer_norm_eps, bias=config.norm_bias)
+        return nn.RMSNorm(config.hidden_size, eps)
+    return nn.LayerNorm(config.hidden_size, eps, bias=config.norm_bias)
 
 
 def make_approximation(config: ModelConfig) -> FavorAttention | NystromAttention | None:

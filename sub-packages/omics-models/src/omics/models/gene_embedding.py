@@ -105,7 +105,7 @@ class GeneNames:
         vocabulary = tokenizer.vocabulary
         genes = np.array(vocabulary.tokens, dtype=np.str_)
         symbols = genes.astype(object)
-        symbols[vocabulary.ordinary_ids] = tokenizer.symbols
+        symbols[vocabulary.ordinary_ids] = tokenizer.lookup.symbols
         return cls(genes, symbols.astype(np.str_))
 
 

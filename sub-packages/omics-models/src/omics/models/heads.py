@@ -32,7 +32,7 @@ class FieldTransform(nn.Module):
         super().__init__()
         d = config.hidden_size
         self.dense = nn.Linear(d, d) if config.field_transform == "shared" else nn.Identity()
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = ACTIVATIONS[config.head_activation or config.activation]
         self.norm = nn.LayerNorm(d, config.layer_norm_eps)
 
     def forward(self, hidden_Kd: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class LabelHead(nn.Module):
         self.gradient_reversal = label.gradient_reversal
         self.inner: nn.Module = nn.Identity()
         if label.depth == 2:
-            self.inner = DeepLabelLayer(config, d)
+            self.inner = DeepLabelLayer(config, label, d)
         self.dropout = nn.Dropout(config.dropout)
         self.decoder = nn.Linear(d, label.num_classes)
 
@@ -183,11 +183,13 @@ class LabelHead(nn.Module):
 class DeepLabelLayer(nn.Module):
     """A linear layer, the activation and a norm before a label's decoder, [n, d] to [n, d]."""
 
-    def __init__(self, config: ModelConfig, width: int) -> None:
+    def __init__(self, config: ModelConfig, label: LabelHeadConfig, width: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width, width)
-        self.activation = ACTIVATIONS[config.activation]
-        self.norm = nn.LayerNorm(width, config.layer_norm_eps, bias=config.norm_bias)
+        self.activation = ACTIVATIONS[config.head_activation or config.activation]
+        self.norm: nn.Module = nn.Identity()
+        if label.norm:
+            self.norm = nn.LayerNorm(width, config.layer_norm_eps, bias=config.norm_bias)
 
     def forward(self, row_nd: Tensor) -> Tensor:
         """Return [n, d].

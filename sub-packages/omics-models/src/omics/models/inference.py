@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from omics.data.loading.loader import Loader
 from omics.models.ragged_layout import RaggedLayout
 from omics.models.readout import Readout, gene_layer, states_of
 from omics.models.token_packing import packed
-from omics.tokenizers import TokenBatch
+from omics.tokenizers import TokenBatch, bind_store, reads_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -185,8 +185,9 @@ def run_cells(
     for name, size in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
         if size is not None and size < 1:
             raise UsageError(f"{name} is {size}; it must be at least 1.")
-    bound = bind_genes(bundle, store)
-    loader = Loader(store, rows=rows, batch_size=_CELLS_READ_AT_ONCE, transforms=bundle.transforms)
+    steps = [step for step in bundle.transforms if not step.training_only]
+    reader, bound = bind_store(_cell_tokenizer(bundle), store, transforms=steps)
+    loader = Loader(reader, rows=rows, batch_size=_CELLS_READ_AT_ONCE, transforms=steps)
     read = (bound.encode(cells) for cells in _nonempty(loader))
     results = run_tokens(
         bundle.model,
@@ -285,24 +286,28 @@ def embed_cells(
     return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
-def bind_genes(bundle: Bundle, store: CellStore, **options: Any) -> BoundTokenizer:
+def bind_genes(bundle: Bundle, store: CellStore) -> BoundTokenizer:
     """Return the bundle's tokenizer fitted to a store's genes.
 
     Args:
         bundle: with a tokenizer of cells.
         store: whose genes are matched.
-        **options: of `CellTokenizer.bind`.
 
     Raises:
         UsageError: the bundle reads sequences, not cells.
+        InputDataError: too few genes in common.
     """
-    if not hasattr(bundle.tokenizer, "bind"):
-        raise UsageError(
-            f"This bundle has a {bundle.tokenizer.kind!r} tokenizer and cannot read cells; "
-            "use the command that made it (omics-dna for sequences)."
-        )
-    tokenizer = cast("CellTokenizer", bundle.tokenizer)
-    return tokenizer.bind(store.genes, **options)
+    return bind_store(_cell_tokenizer(bundle), store)[1]
+
+
+def _cell_tokenizer(bundle: Bundle) -> CellTokenizer:
+    tokenizer = bundle.tokenizer
+    if reads_cells(tokenizer):
+        return tokenizer
+    raise UsageError(
+        f"This bundle has a {tokenizer.kind!r} tokenizer and cannot read cells; "
+        "use the command that made it (omics-dna for sequences)."
+    )
 
 
 def _readouts(
@@ -377,16 +382,20 @@ def _numpy(values: torch.Tensor) -> Array:
 def _fill(batch: TokenBatch, model: OmicsModel) -> TokenBatch:
     """Return the batch with filler cells behind it, so that few cells compute as many do."""
     extra_tokens = max(0, MIN_TOKENS - batch.num_tokens)
-    extra_rows = max(int(extra_tokens > 0), MIN_ROWS - len(batch))
-    if not extra_rows:
+    # A filler cell must not be longer than a table of learned positions, either.
+    config = model.model_config
+    longest = config.max_positions if config.positions == "learned" else MIN_TOKENS
+    extra_rows = max(-(-extra_tokens // longest), MIN_ROWS - len(batch))
+    if extra_rows <= 0:
         return batch
     fields = {}
-    for spec in model.model_config.fields:
+    for spec in config.fields:
         values = batch.fields[spec.name]
         # Any valid token does: 0 is an id of every vocabulary, and -1 stands for it among values.
         filler = np.full(extra_tokens, 0 if spec.encoder == "embedding" else -1, values.dtype)
         fields[spec.name] = np.concatenate([values, filler])
-    ends = np.full(extra_rows, batch.num_tokens + extra_tokens, np.int64)
+    lengths = longest * np.arange(1, extra_rows + 1, dtype=np.int64)
+    ends = batch.num_tokens + np.minimum(lengths, extra_tokens)
     offsets: Sequence[Array] = (batch.offsets, ends)
     return TokenBatch(
         fields=fields,

@@ -47,6 +47,7 @@ class FieldInput:
         zero_row: whether the value 0 has a row of its own, as special tokens have.
         num_frequencies: of `sinusoid`; each gives a sine and a cosine.
         frequency_scale: of `sinusoid`: frequencies are drawn from N(0, (2 pi scale)^2).
+        learned_frequencies: whether training changes them.
     """
 
     name: str
@@ -58,6 +59,7 @@ class FieldInput:
     zero_row: bool = False
     num_frequencies: int = 48
     frequency_scale: float = 1.5
+    learned_frequencies: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class LabelHeadConfig:
         name: the label column.
         num_classes: its outputs; a label with one is a number, not a class.
         depth: 1 for a linear layer; 2 for one more before it, with activation and norm.
+        norm: whether the deeper layer has that norm.
         token: reads the hidden state at this position of the cell (a CLS token of its own); None
             for the pooled row.
         gradient_reversal: above 0, gradients into the encoder are multiplied by minus this
@@ -114,13 +117,9 @@ class LabelHeadConfig:
     name: str
     num_classes: int
     depth: int = 1
+    norm: bool = True
     token: int | None = None
     gradient_reversal: float = 0.0
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the output is the value itself."""
-        return self.num_classes == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +140,7 @@ class ModelConfig:
         embedding_norm: whether the sum of the inputs is normalised, and dropped out.
         embedding_norm_bias: whether that norm has a bias.
         activation: `gelu` (exact), `gelu_tanh`, `relu` or `silu`.
+        head_activation: of shared transforms and deeper label heads; None for the same.
         glu: gated feed-forward: the activation of one half times the other.
         bias: biases in the linear layers of the blocks.
         positions: `none` (a set), `learned` or `rope`.
@@ -155,6 +155,7 @@ class ModelConfig:
         conv_kernel: of `nystrom`: an odd convolution of the values is added; 0 for none.
         dropout: after attention, feed-forward and before label heads.
         layer_norm_eps: of every normalisation.
+        block_norm_eps: of those in the blocks and the final one; None for the same.
         embedding_std: standard deviation of new embedding tables.
         pooling: what label heads and decoders read: any of `first_token`, `mean`,
             `mean_after_first` (without the first token), `pooler` (tanh of a linear layer of the
@@ -185,6 +186,7 @@ class ModelConfig:
     embedding_norm: bool = False
     embedding_norm_bias: bool = True
     activation: str = "gelu"
+    head_activation: str | None = None
     glu: bool = False
     bias: bool = True
     positions: str = "none"
@@ -199,6 +201,7 @@ class ModelConfig:
     conv_kernel: int = 0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
+    block_norm_eps: float | None = None
     embedding_std: float = 0.02
     pooling: str = "first_token"
     pooled_norm: bool = True
@@ -216,6 +219,8 @@ class ModelConfig:
             raise ConfigError("A model needs at least one field.")
         for name, known in _CHOICES.items():
             _check_choice(name, getattr(self, name), known)
+        if self.head_activation is not None:
+            _check_choice("head_activation", self.head_activation, ACTIVATIONS)
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")

@@ -5,8 +5,8 @@
 - `mlp`: a linear layer, GELU, a linear layer; special rows stand beside the network.
 - `leaky_mlp`: the same with leaky ReLU twice in between; special rows enter before the second
   linear layer, as the published multi-field BERT of BiomedSciAI computes it.
-- `sinusoid`: sines and cosines of the value at learned frequencies, then a linear layer: near
-  values stay apart on every scale.
+- `sinusoid`: sines and cosines of the value at frequencies that may be learned, then a linear
+  layer: near values stay apart on every scale.
 """
 
 from __future__ import annotations
@@ -83,12 +83,14 @@ class LeakyMlpEmbedding(ValueEmbedding):
 
 
 class SinusoidEmbedding(ValueEmbedding):
-    """`sinusoid`: a linear layer over sines and cosines at learned frequencies."""
+    """`sinusoid`: a linear layer over sines and cosines of some frequencies."""
 
     def __init__(self, field: FieldInput, hidden_size: int) -> None:
         super().__init__(field, hidden_size)
         self.scale = field.frequency_scale
-        self.frequencies = nn.Parameter(torch.empty(field.num_frequencies))
+        self.frequencies = nn.Parameter(
+            torch.empty(field.num_frequencies), requires_grad=field.learned_frequencies
+        )
         self.combine = nn.Linear(2 * field.num_frequencies, hidden_size, bias=False)
         self.reset_frequencies()
 

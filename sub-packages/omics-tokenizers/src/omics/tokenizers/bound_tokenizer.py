@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from omics.data import CellBatch, GeneTable
     from omics.tokenizers.fields import FieldSpec, LabelSpec
-    from omics.tokenizers.gene_tokenizer import GeneCoverage
+    from omics.tokenizers.gene_lookup import GeneCoverage
     from omics.tokenizers.token_batch import TokenBatch
+    from omics.tokenizers.vocabulary import Vocabulary
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,7 +54,18 @@ class CellTokenizer(Protocol):
         """The fields of the TokenBatches it makes; the first is that of the genes."""
         ...
 
-    def bind(self, genes: GeneTable, *, labels: Sequence[LabelSpec] = ()) -> BoundTokenizer:
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Of the genes."""
+        ...
+
+    def bind(
+        self,
+        genes: GeneTable,
+        *,
+        labels: Sequence[LabelSpec] = (),
+        gene_sums: Array | None = None,
+    ) -> BoundTokenizer:
         """Return an encoder for the batches of one store."""
         ...
 

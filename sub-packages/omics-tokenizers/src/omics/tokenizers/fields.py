@@ -8,12 +8,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.errors import ConfigError, InputDataError
+from omics.data.errors import ConfigError, InputDataError, UnknownNameError, nearest
 from omics.tokenizers.vocabulary import special_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -130,6 +133,24 @@ class LabelSpec:
         if len(distinct):
             codes[keep] = table[inverse]
         return codes
+
+
+def encode_labels(labels: Sequence[LabelSpec], obs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return `{column: int64 [n]}`, the class numbers of some cells.
+
+    Args:
+        labels: the columns.
+        obs: `{column: [n]}`, values of the cells.
+
+    Raises:
+        UnknownNameError: the cells lack a column.
+    """
+    for label in labels:
+        if label.name not in obs:
+            raise UnknownNameError(
+                f"The cells carry no column {label.name!r}.{nearest(label.name, sorted(obs))}"
+            )
+    return {label.name: label.encode(obs[label.name]) for label in labels}
 
 
 def _labelled(values: Array) -> Array:

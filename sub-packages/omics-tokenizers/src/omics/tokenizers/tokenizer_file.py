@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from omics.data.atomic_files import write_bytes
 from omics.data.errors import ConfigError, MissingPathError, nearest
+from omics.tokenizers.gene_bin_tokenizer import GeneBinTokenizer
 from omics.tokenizers.gene_tokenizer import GeneTokenizer
+from omics.tokenizers.rank_value_tokenizer import RankValueTokenizer
 from omics.tokenizers.sequence_tokenizer import SequenceTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from omics.tokenizers.bound_tokenizer import CellTokenizer
     from omics.tokenizers.fields import FieldSpec
 
 FILE_NAME = "tokenizer.json"
@@ -39,9 +42,20 @@ class Tokenizer(Protocol):
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any]], Tokenizer]] = {
+    GeneBinTokenizer.kind: GeneBinTokenizer.from_dict,
     GeneTokenizer.kind: GeneTokenizer.from_dict,
+    RankValueTokenizer.kind: RankValueTokenizer.from_dict,
     SequenceTokenizer.kind: SequenceTokenizer.from_dict,
 }
+
+
+def reads_cells(tokenizer: Tokenizer) -> TypeGuard[CellTokenizer]:
+    """Say whether a tokenizer reads cells, as opposed to sequences.
+
+    Args:
+        tokenizer: any of the kinds.
+    """
+    return isinstance(tokenizer, GeneBinTokenizer | GeneTokenizer | RankValueTokenizer)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

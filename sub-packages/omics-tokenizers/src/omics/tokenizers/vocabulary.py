@@ -99,6 +99,10 @@ class Vocabulary:
         """Return the number of ids, specials included."""
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        """Return a short description."""
+        return f"Vocabulary({len(self)} tokens, special: {self.specials})"
+
     def __eq__(self, other: object) -> bool:
         """Return whether both have the same tokens in the same roles."""
         return isinstance(other, Vocabulary) and self.to_dict() == other.to_dict()

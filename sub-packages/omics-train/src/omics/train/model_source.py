@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from omics.data.errors import ConfigError
+from omics.data.errors import ConfigError, nearest
 from omics.data.transforms import (
     Transform,
     check_transforms,
@@ -18,7 +18,15 @@ from omics.data.transforms import (
 )
 from omics.models import Bundle, ModelConfig
 from omics.models.model_config import FieldInput
-from omics.tokenizers import FieldSpec, GeneTokenizer
+from omics.tokenizers import (
+    CellTokenizer,
+    FieldSpec,
+    GeneTokenizer,
+    RankValueTokenizer,
+    ValueField,
+    reads_cells,
+)
+from omics.tokenizers.rank_value_tokenizer import PUBLISHED
 from omics.train.run_config import FieldConfig, ModelSection, RunConfig, TokenizerConfig
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ class ModelSource:
         checkpoint: whose weights are the start, or None.
     """
 
-    tokenizer: GeneTokenizer
+    tokenizer: CellTokenizer
     config: ModelConfig
     preprocessing: list[Transform]
     training_steps: list[Transform]
@@ -59,10 +67,10 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
         ConfigError: a setting contradicts the checkpoint, or something needed is not set.
     """
     if config.checkpoint is None:
-        tokenizer = GeneTokenizer.from_genes(genes, **dataclasses.asdict(config.tokenizer))
+        tokenizer = new_tokenizer(config.tokenizer, genes)
         encoder = _new_config(config, tokenizer)
-        steps = config.data_module.transforms
-        if not steps:
+        steps = config.data_module.transforms or []
+        if not steps and isinstance(tokenizer, GeneTokenizer):
             raise ConfigError(
                 "data_module.transforms is empty: name at least log_normalize, which turns "
                 "counts into the expression field."
@@ -71,7 +79,7 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
         checkpoint = None
     else:
         checkpoint = Bundle.load(config.checkpoint)
-        if not isinstance(checkpoint.tokenizer, GeneTokenizer):
+        if not reads_cells(checkpoint.tokenizer):
             raise ConfigError(
                 f"{config.checkpoint} does not read cells: it cannot be trained here."
             )
@@ -92,12 +100,64 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
     )
 
 
-def _new_config(config: RunConfig, tokenizer: GeneTokenizer) -> ModelConfig:
+def new_tokenizer(config: TokenizerConfig, genes: GeneTable) -> CellTokenizer:
+    """Return the tokenizer of a new model.
+
+    Args:
+        config: of the tokenizer.
+        genes: of the store.
+
+    Raises:
+        ConfigError: an unknown kind, or an option that the kind does not have.
+    """
+    if config.kind in PUBLISHED:
+        return _rank_value_tokenizer(config)
+    if config.kind != GeneTokenizer.kind:
+        known = [GeneTokenizer.kind, *PUBLISHED]
+        raise ConfigError(f"tokenizer.kind is {config.kind!r}.{nearest(config.kind, known)}")
+    if config.table is not None:
+        raise ConfigError(
+            f"tokenizer.table is for the kinds {', '.join(PUBLISHED)}; the kind 'gene' takes its "
+            "vocabulary from the store."
+        )
+    return GeneTokenizer.from_genes(
+        genes,
+        values=[ValueField() if config.num_bins is None else ValueField.binned(config.num_bins)],
+        prepend=None if config.prepend_cls else (),
+        append_sep=config.append_sep,
+        depth_tokens=config.depth_tokens,
+        max_length=config.max_length,
+        min_coverage=config.min_coverage,
+    )
+
+
+def _rank_value_tokenizer(config: TokenizerConfig) -> RankValueTokenizer:
+    if config.table is None:
+        raise ConfigError(
+            f"tokenizer.kind={config.kind} needs the table of its genes: set tokenizer.table to a "
+            "file with the columns ensembl_id, symbol, token_id and median."
+        )
+    default = TokenizerConfig()
+    for name in ("prepend_cls", "append_sep", "depth_tokens", "num_bins"):
+        if getattr(config, name) != getattr(default, name):
+            raise ConfigError(
+                f"tokenizer.{name} is for the kind 'gene'; what stands around a cell of "
+                f"{config.kind!r} belongs to its version. Leave it out."
+            )
+    return RankValueTokenizer.from_table(
+        config.table,
+        version=PUBLISHED[config.kind],
+        max_length=config.max_length,
+        min_coverage=config.min_coverage,
+    )
+
+
+def _new_config(config: RunConfig, tokenizer: CellTokenizer) -> ModelConfig:
     sizes = {spec.name: spec.vocabulary_size for spec in tokenizer.fields}
     for chosen in config.fields:
         if chosen.field_name not in sizes:
             raise ConfigError(
-                f"fields names {chosen.field_name!r}; the gene tokenizer makes {sorted(sizes)}."
+                f"fields names {chosen.field_name!r}; the tokenizer makes {sorted(sizes)}."
             )
     fields = tuple(
         FieldInput(
@@ -139,7 +199,7 @@ def _refuse_contradictions(config: RunConfig, encoder: ModelConfig, checkpoint: 
         )
 
 
-def _masked_fields(fields: Sequence[FieldConfig], tokenizer: GeneTokenizer) -> list[FieldSpec]:
+def _masked_fields(fields: Sequence[FieldConfig], tokenizer: CellTokenizer) -> list[FieldSpec]:
     masked = {chosen.field_name for chosen in fields if chosen.is_masked}
     return [spec for spec in tokenizer.fields if spec.name in masked]
 

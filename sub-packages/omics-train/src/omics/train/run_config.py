@@ -76,11 +76,25 @@ class TokenizerConfig:
     """How cells become tokens, when there is no checkpoint to take the tokenizer from.
 
     Attributes:
+        kind: `gene` (genes and values, the vocabulary is the store's genes), or `geneformer` and
+            `geneformer-v1` (genes in the order of their ranks, the vocabulary is that of `table`).
+        table: of gene tokens, for the geneformer kinds.
         prepend_cls: whether a cell begins with `[CLS]`.
+        append_sep: whether a cell ends with `[SEP]`.
+        depth_tokens: whether cells begin with `[S]` and `[T]`, of `read_depth_downsample`.
+        num_bins: the values are tokens of so many bins (of the field `bin`); null for continuous.
+        max_length: tokens that a cell may have, special ones included; null for no limit (of
+            `gene`) or that of the published models.
         min_coverage: share of genes that must match between a store and the vocabulary.
     """
 
+    kind: str = "gene"
+    table: str | None = None
     prepend_cls: bool = True
+    append_sep: bool = False
+    depth_tokens: bool = False
+    num_bins: int | None = None
+    max_length: int | None = None
     min_coverage: float = 0.1
 
 

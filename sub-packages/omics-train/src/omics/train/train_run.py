@@ -14,12 +14,13 @@ import numpy as np
 
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
+from omics.data.errors import ConfigError
 from omics.data.loading.loader import Loader
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
 from omics.models.model_config import PLACE_PREFIX
 from omics.models.readout import POOLED, Readout
-from omics.tokenizers import LabelSpec, TokenBatch
+from omics.tokenizers import LabelSpec, TokenBatch, bind_store
 from omics.train.cell_selection import data_path, label_values, training_rows
 from omics.train.data_module import TrainingBatches
 from omics.train.losses import class_weights
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from omics.data.loading.cell_reader import CellReader
     from omics.data.storage.store import CellStore
-    from omics.tokenizers import BoundTokenizer
+    from omics.tokenizers import BoundTokenizer, FieldSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -119,7 +121,10 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     labels = [LabelSpec.from_values(name, column) for name, column in values.items()]
     losses = _losses(config)
     plan = plan_heads(losses, labels, source.masked)
-    tokenizer = source.tokenizer.bind(store.genes, labels=labels)
+    _refuse_errors_of_bins(losses, source.tokenizer.fields)
+    reader, tokenizer = bind_store(
+        source.tokenizer, store, labels=labels, transforms=source.training_steps
+    )
     say(f"{tokenizer.coverage}")
     objective = Objective.from_losses(
         losses,
@@ -136,7 +141,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     new = list(model.state_dict())
     if source.checkpoint is not None:
         new = model.load_matching(_reusable_weights(source.checkpoint, model, labels))
-    parts = _Parts(config, store, source, tokenizer, objective)
+    parts = _Parts(config, reader, source, tokenizer, objective)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
         _standardize_label_heads(model, new_heads, partial(parts.plain_tokens, rows["train"]))
@@ -213,7 +218,7 @@ class _Parts:
     """What all batches of a run share."""
 
     config: RunConfig
-    store: CellStore
+    reader: CellReader
     source: ModelSource
     tokenizer: BoundTokenizer
     objective: Objective
@@ -221,7 +226,7 @@ class _Parts:
     def loader(self, rows: Array, *, order: str, training: bool) -> Loader:
         data = self.config.data_module
         return Loader(
-            self.store,
+            self.reader,
             rows=rows,
             batch_size=data.batch_size,
             order=order,
@@ -299,6 +304,16 @@ def _losses(config: RunConfig) -> Sequence[LossConfig]:
     return [
         LossConfig(name="cross_entropy", label_column_name=name) for name in config.label_columns
     ]
+
+
+def _refuse_errors_of_bins(losses: Sequence[LossConfig], fields: Sequence[FieldSpec]) -> None:
+    bins = [field.name for field in fields if field.kind == "discrete"]
+    for loss in losses:
+        if loss.name == "mse" and loss.wced_target is not None and loss.field_name in bins:
+            raise ConfigError(
+                f"The loss 'mse' of whole cells is about {loss.field_name!r}, which holds tokens "
+                "and no values. Use 'is_zero_bce', or continuous values."
+            )
 
 
 def _class_weights(

@@ -47,7 +47,7 @@ def read_pairs(table: PairTable, columns: tuple[str, str]) -> Pairs:
     if not isinstance(table, str | Path):
         return [(str(a), str(b)) for a, b in table if a and b]
     path = Path(table)
-    rows = _rows(path)
+    rows = table_rows(path)
     if not rows:
         raise InputDataError(f"{path} is empty; it must hold the columns {' and '.join(columns)}.")
     header = [cell.strip().lower() for cell in rows[0][1]]
@@ -88,7 +88,7 @@ def read_gene_list(genes: GeneList) -> list[str]:
     """
     if isinstance(genes, str | Path):
         path = Path(genes)
-        found = [cells[0].strip() for _, cells in _rows(path)]
+        found = [cells[0].strip() for _, cells in table_rows(path)]
         if found and found[0].lower() in LIST_HEADERS:
             found = found[1:]
         what = str(path)
@@ -114,7 +114,7 @@ def read_medians(path: str | Path) -> dict[str, float]:
         MissingPathError: there is no such file.
         InputDataError: it is no such table, or a median is no number above 0.
     """
-    rows = _rows(Path(path))
+    rows = table_rows(Path(path))
     header = [cell.strip().lower() for cell in rows[0][1]] if rows else []
     ids = next((name for name in header if name in LIST_HEADERS), "gene")
     medians: dict[str, float] = {}
@@ -128,8 +128,16 @@ def read_medians(path: str | Path) -> dict[str, float]:
     return medians
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line number, cells) of the lines of a file that say something."""
+def table_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return (line number, cells) of the lines of a file that say something.
+
+    Args:
+        path: a file of tab- or comma-separated text.
+
+    Raises:
+        MissingPathError: there is no such file.
+        InputDataError: it is no text in UTF-8, no table, or far too large.
+    """
     if not path.is_file():
         raise MissingPathError(f"There is no file {path}.")
     if path.stat().st_size > MAX_TABLE_BYTES:

@@ -1,12 +1,14 @@
 """Transforms with a fixed list of genes: keep only those, or take them away.
 
-- Genes are given by id and looked up in the store's gene table. Genes that a store does not have
-  are passed over; a list of which it has none is an error, because ids of another kind were meant.
+- Genes are given by id or by symbol, and looked up in the store's gene table, in whichever way more
+  of them are found; never by both, which would be guessing. Genes that a store does not have are
+  passed over; a list of which it has none is an error, because ids of another kind were meant.
 - The full cell in `targets`, where there is one, is left as it is.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -39,7 +41,7 @@ class GenePanel(GeneTransform):
     It may come before a normalisation, which then divides by the total of the panel.
 
     Attributes:
-        genes: ids of the genes to keep.
+        genes: ids or symbols of the genes to keep.
     """
 
     name: ClassVar[str] = "gene_panel"
@@ -70,7 +72,7 @@ class MaskGenes(GeneTransform):
     """Takes genes away from all cells: as if they were not measured, or not expressed.
 
     Attributes:
-        genes: ids of the genes to take away.
+        genes: ids or symbols of the genes to take away.
         how: `remove` their entries, or `zero` their count and all their fields.
     """
 
@@ -127,7 +129,7 @@ def mark_genes(wanted: tuple[str, ...], genes: GeneTable, name: str) -> Array:
     """Return bool [genes], which of the genes are wanted.
 
     Args:
-        wanted: gene ids.
+        wanted: gene ids, or symbols; a symbol that several genes have marks none of them.
         genes: the gene table of the cells.
         name: of the transform, for the message.
 
@@ -135,6 +137,10 @@ def mark_genes(wanted: tuple[str, ...], genes: GeneTable, name: str) -> Array:
         ConfigError: the table holds none of them.
     """
     positions = genes.positions(wanted)
+    if (positions < 0).any():
+        by_symbol = _symbol_positions(wanted, genes)
+        if (by_symbol >= 0).sum() > (positions >= 0).sum():
+            positions = by_symbol
     positions = positions[positions >= 0]
     if len(positions) == 0:
         example = str(genes.ids[0]) if len(genes) else None
@@ -145,6 +151,13 @@ def mark_genes(wanted: tuple[str, ...], genes: GeneTable, name: str) -> Array:
     marked = np.zeros(len(genes), np.bool_)
     marked[positions] = True
     return marked
+
+
+def _symbol_positions(wanted: tuple[str, ...], genes: GeneTable) -> Array:
+    symbols = genes.symbols.tolist()
+    times = Counter(symbols)
+    place = {name: index for index, name in enumerate(symbols) if times[name] == 1}
+    return np.array([place.get(name, -1) for name in wanted], np.int64)
 
 
 def _zeroed(values: Array, masked: Array) -> Array:
