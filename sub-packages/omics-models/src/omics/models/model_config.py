@@ -119,7 +119,7 @@ class LabelHeadConfig:
 
     Attributes:
         name: the label column.
-        num_classes: its outputs.
+        num_classes: its outputs; a label with one is a number, not a class.
         depth: 1 for a linear layer; 2 for one more before it, with activation and norm.
         norm: whether the deeper layer has that norm.
         token: reads the hidden state at this position of the cell (a CLS token of its own); None
@@ -264,13 +264,7 @@ class ModelConfig:
 
     def _check_pooling(self) -> None:
         for key in ("pooling", "embedding_pooling"):
-            for part in pooling_parts(getattr(self, key) or "mean"):
-                if not part.startswith(PLACE_PREFIX):
-                    _check_choice(key, part, POOLINGS)
-                elif not part.removeprefix(PLACE_PREFIX).isdecimal():
-                    raise ConfigError(f"model.{key} holds {part!r}; write token:0, token:1, ...")
-                if part.startswith("pooler") and not self.pooler:
-                    raise ConfigError(f"model.{key}={part} needs model.pooler=true.")
+            check_pooling(getattr(self, key) or "mean", f"model.{key}", has_pooler=self.pooler)
         layer = self.embedding_layer
         if layer is not None and not 0 <= layer <= self.num_layers:
             raise ConfigError(
@@ -312,11 +306,6 @@ class ModelConfig:
     def pooled_size(self) -> int:
         """Width of a pooled row."""
         return self.hidden_size * len(pooling_parts(self.pooling))
-
-    @property
-    def embedding_size(self) -> int:
-        """Width of the default embedding of a cell."""
-        return self.hidden_size * len(pooling_parts(self.embedding_pooling or self.pooling))
 
     def window_of(self, layer: int) -> int | None:
         """Return the window of a block; None for a global one.
@@ -415,6 +404,26 @@ def pooling_parts(pooling: str) -> list[str]:
         pooling: one or several names, joined by `+`.
     """
     return pooling.split("+")
+
+
+def check_pooling(pooling: str, what: str, *, has_pooler: bool) -> None:
+    """Check the name of a pooling.
+
+    Args:
+        pooling: one or several names, joined by `+`.
+        what: the key that holds it, for messages.
+        has_pooler: whether the model has the weights of `pooler`.
+
+    Raises:
+        ConfigError: there is no such pooling, or none in this model.
+    """
+    for part in pooling_parts(pooling):
+        if not part.startswith(PLACE_PREFIX):
+            _check_choice(what, part, POOLINGS)
+        elif not part.removeprefix(PLACE_PREFIX).isdecimal():
+            raise ConfigError(f"{what} holds {part!r}; write token:0, token:1, ...")
+        if part.startswith("pooler") and not has_pooler:
+            raise ConfigError(f"{what}={part} needs model.pooler=true.")
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

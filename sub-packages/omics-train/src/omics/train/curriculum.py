@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import ConfigError
+from omics.data.loading.loader import DEFAULT_BATCH_SIZE
 from omics.data.transforms import FirstGenes, TopGenes, check_transforms
 from omics.data.transforms.transform_registry import ORDERS
 
@@ -69,11 +70,20 @@ def stages(
                     "cell are special: no place is left for genes."
                 )
             cut = _shortened(steps, stage.max_length - num_special)
-        size = data.batch_size if stage.batch_size is None else stage.batch_size
+        size = batch_size(data) if stage.batch_size is None else stage.batch_size
         found.append(Stage(max_epochs=stage.max_epochs, batch_size=size, steps=cut))
     if left:
-        found.append(Stage(max_epochs=left, batch_size=data.batch_size, steps=steps))
+        found.append(Stage(max_epochs=left, batch_size=batch_size(data), steps=steps))
     return found
+
+
+def batch_size(data: DataConfig) -> int:
+    """Return the cells of a micro-batch of training.
+
+    Args:
+        data: of the configuration.
+    """
+    return DEFAULT_BATCH_SIZE if data.batch_size is None else data.batch_size
 
 
 def _shortened(steps: Sequence[Transform], max_genes: int) -> list[Transform]:

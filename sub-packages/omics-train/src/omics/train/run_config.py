@@ -84,7 +84,10 @@ class DataConfig:
         validation_split: name of the validation cells.
         predict_split: the cells that `test` and `predict` read; null means all (predict) or
             `test` (test).
-        batch_size: cells per micro-batch.
+        batch_size: cells per micro-batch of a training; null takes 32. Of `test` and `predict`,
+            the most cells at once; null sets no limit but that of the tokens.
+        batch_tokens: of `test` and `predict`: the most tokens at once (a longer cell is run alone);
+            null takes what suits the device. No number depends on it.
         order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
             `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
@@ -109,7 +112,8 @@ class DataConfig:
     train_split: str = "train"
     validation_split: str = "validation"
     predict_split: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
+    batch_tokens: int | None = None
     order: str = "random"
     transforms: list[dict[str, Any]] | None = None
     augmentations: list[dict[str, Any]] = field(default_factory=list)
@@ -357,6 +361,41 @@ class TrainerConfig:
 
 
 @dataclass
+class EmbeddingConfig:
+    """What `predict` writes as embeddings.
+
+    Attributes:
+        pooling: how tokens become the row of a cell: `mean`, `first_token`, `mean_after_first`,
+            `pooler`, `token:K`, `pooled` (what label heads read), or several joined by `+`; null
+            for what the bundle says.
+        layer: whose hidden states are read: 0 for the inputs, 1 for the first block, -1 for the
+            last; null for what the bundle says, or for the final hidden states where a pooling is
+            given.
+        level: `cell`, or `gene` for the mean hidden state of each gene over the cells.
+        per_cell: at the level of genes, also write a row for each gene of each cell.
+    """
+
+    pooling: str | None = None
+    layer: int | None = None
+    level: str = "cell"
+    per_cell: bool = False
+
+
+@dataclass
+class OutputConfig:
+    """In which form `predict` writes.
+
+    Attributes:
+        formats: any of `parquet` and `csv` (a file for each table), and `h5ad` (`cells.h5ad`: the
+            input with the embedding in obsm and the predictions in obs).
+        key_added: key of obsm in `cells.h5ad`.
+    """
+
+    formats: list[str] = field(default_factory=lambda: ["parquet"])
+    key_added: str = "X_omics"
+
+
+@dataclass
 class RunConfig:
     """A whole run.
 
@@ -374,6 +413,8 @@ class RunConfig:
         tokenizer: of a new model.
         model: of a new model.
         trainer: optimisation.
+        embedding: what `predict` writes as embeddings.
+        output: in which form.
     """
 
     working_dir: str = MISSING
@@ -388,3 +429,5 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelSection = field(default_factory=ModelSection)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)

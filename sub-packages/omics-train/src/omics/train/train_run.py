@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import numpy as np
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
 from omics.eval.classification import missing_labels
-from omics.models import Bundle, OmicsModel, RaggedLayout, run_tokens
+from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
+from omics.models.model_config import PLACE_PREFIX
+from omics.models.readout import POOLED, Readout
 from omics.tokenizers import LabelSpec, TokenBatch, bind_store
 from omics.tokenizers.fields import labelled_rows
 from omics.train.cell_selection import data_path, label_values, training_rows
@@ -36,7 +39,7 @@ from omics.train.trainer_settings import check_trainer, tf32, validation_interva
 from omics.train.training_cells import TrainingCells
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -168,7 +171,8 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         new = model.load_matching(_reusable_weights(source.checkpoint, model, labels))
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
-        _standardize_label_heads(model, new_heads, cells.plain_tokens(reader, tokenizer))
+        plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
+        _standardize_label_heads(model, new_heads, plain_tokens)
     return Training(
         source=source,
         labels=labels,
@@ -290,32 +294,22 @@ def _meanings(
 
 
 def _standardize_label_heads(
-    model: OmicsModel, new: Sequence[int], tokens: Iterator[TokenBatch]
+    model: OmicsModel, new: Sequence[int], tokens: Callable[[], Iterator[TokenBatch]]
 ) -> None:
-    """Set the constants of new label heads from the training cells."""
+    """Set the constants of new label heads from what they read of the training cells."""
     import torch
 
-    labels = model.model_config.labels
-    batches = list(tokens) if any(labels[number].token is not None for number in new) else tokens
-    pooled = np.concatenate([result.embeddings for result in run_tokens(model, batches)])
-    for number in new:
-        head, place = model.label_heads[number], labels[number].token
-        assert isinstance(head, LabelHead)
-        rows = torch.from_numpy(pooled)
-        if place is not None:
-            rows = torch.cat([_token_rows(model, batch, place) for batch in batches])
-        head.standardize(rows)
+    places = {number: model.model_config.labels[number].token for number in new}
+    for place in set(places.values()):
+        pooling = POOLED if place is None else f"{PLACE_PREFIX}{place}"
+        readout = Readout.of(model.model_config, pooling=pooling)
+        results = run_tokens(model, tokens(), readout=readout)
+        rows = torch.from_numpy(np.concatenate([result.embeddings for result in results]))
+        for number in (number for number, read in places.items() if read == place):
+            head = model.label_heads[number]
+            assert isinstance(head, LabelHead)
+            head.standardize(rows)
     model.train()
-
-
-def _token_rows(model: OmicsModel, batch: TokenBatch, place: int) -> Tensor:
-    """Return [n, d], the hidden states at one position of each cell."""
-    import torch
-
-    layout = RaggedLayout.from_offsets(torch.from_numpy(batch.offsets))
-    with torch.inference_mode():
-        output = model(batch.to_torch(), layout)
-        return model.pool(output.hidden, layout, f"token:{place}").clone()
 
 
 def _tell_unseen(labels: Sequence[LabelSpec], validation: Mapping[str, Array]) -> None:

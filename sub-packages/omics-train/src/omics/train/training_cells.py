@@ -10,7 +10,7 @@ import numpy as np
 from omics.data.errors import ConfigError
 from omics.data.loading.loader import Loader
 from omics.train.control_pairing import PERTURBATION, ControlPairing, Perturbations
-from omics.train.curriculum import Stage, stages
+from omics.train.curriculum import Stage, batch_size, stages
 from omics.train.data_module import Completion, Epochs, TrainingBatches
 from omics.train.target_cells import LABEL_EXPRESSION, denoised, keep_whole_cells
 
@@ -186,7 +186,7 @@ class TrainingCells:
     def _plain_stage(self, steps: Sequence[Transform] | None = None) -> Stage:
         return Stage(
             max_epochs=1,
-            batch_size=self.config.data_module.batch_size,
+            batch_size=batch_size(self.config.data_module),
             steps=self.preprocessing if steps is None else steps,
         )
 
