@@ -25,6 +25,7 @@ from omics.models import Bundle, OmicsModel, embed_genes, run_cells
 from omics.models.gene_embedding import GeneNames
 from omics.models.inference import NO_COUNTS, NO_KNOWN_GENE, InferenceBatch
 from omics.models.model_config import LabelHeadConfig
+from omics.tokenizers import LabelSpec
 from omics.train import prediction_files
 from omics.train.prediction_files import Prediction, table_names
 from omics.train.runs import run_tasks
@@ -257,9 +258,9 @@ def test_labels_of_any_name_have_columns_of_their_own(pretrained):
     labels = {"cell": ["x", "y"], "a": ["b_c", "d"], "a_b": ["c", "e"]}
     bundle = bundle_with_labels(pretrained, labels)
     prediction = Prediction(
-        tables=table_names(labels, level="cell", per_cell=False),
+        tables=table_names(bundle.label_specs, level="cell", per_cell=False),
         cells=np.array(["one"]),
-        labels=labels,
+        labels=bundle.label_specs,
         width=1,
         gene_width=1,
         genes=GeneNames.of(bundle),
@@ -413,7 +414,7 @@ def test_reference_fault_memory_of_predict_does_not_grow_with_the_cells(
     width, cells, limit = 32, 50, 20_000
     monkeypatch.setattr(prediction_files, "WAITING_BYTES", limit)
     written, most = [], []
-    labels = {LABEL: ["a", "b", "c"]}
+    labels = [LabelSpec(name=LABEL, classes=("a", "b", "c"))]
     flush = prediction_files._Table.flush
 
     def counted(table):

@@ -16,10 +16,12 @@ from omics.data.errors import ConfigError
 from omics.data.splits import load_split, make_split
 from omics.data.storage.store import open_store
 from omics.data.synthetic import synthesize
+from omics.eval.results import read_results
 from omics.models import Bundle, embed_cells
 from omics.train.early_stopping import EarlyStopping
 from omics.train.reversal_schedule import dann_factor, set_reversal
 from omics.train.run_config import EarlyStoppingConfig
+from omics.train.runs import run_tasks
 from omics.train.train_run import prepare_training, train
 from omics.train.trainer_settings import tf32, validation_interval
 
@@ -195,6 +197,30 @@ def test_a_model_learns_a_hierarchy_of_cell_types(atlas, tmp_path):
     assert kinds == {"cell_type": "hierarchy", "age": "regression", "tissues": "multilabel"}
     assert loaded.label_specs[0].nodes["T cell"] == (1, 2)
     assert bundle.labels["tissues"] == ["blood", "lung"]
+    after = [*cells.cells, f"checkpoint={tmp_path}/run/bundle"]
+    run_tasks(compose("predict", [*after, "working_dir=x"]), tmp_path / "predict")
+    leaves = pq.read_table(tmp_path / "predict/probabilities.parquet").to_pandas()
+    nodes = pq.read_table(tmp_path / "predict/node_probabilities.parquet").to_pandas()
+    assert list(nodes.columns[3:]) == [f"cell_type_{node}" for node in loaded.label_specs[0].nodes]
+    together = leaves["cell_type_CD4 T cell"] + leaves["cell_type_CD8 T cell"]
+    assert np.allclose(nodes["cell_type_T cell"], together, atol=1e-6)
+    assert np.allclose(nodes["cell_type_cell"], 1.0, atol=1e-6)
+    # Each tissue has a probability of its own.
+    assert (leaves["tissues_blood"] + leaves["tissues_lung"] > 1).any()
+    answers = pq.read_table(tmp_path / "predict/predictions.parquet").to_pandas()
+    assert answers["age"].between(-5, 12).all()
+    run_tasks(compose("test", [*after, "working_dir=x"]), tmp_path / "test")
+    results = {(r.task, r.metric): r for r in read_results(tmp_path / "test/results.parquet")}
+    assert {task for task, _ in results} == {"annotate:cell_type"}
+    accuracy = results["annotate:cell_type", "accuracy"]
+    rows = load_split(tmp_path / "split.parquet").rows("test")
+    truth = labels[rows]
+    given = answers["cell_type"].to_numpy()[rows]
+    right = [
+        a == t or (t == "T cell" and a.endswith("T cell"))
+        for t, a in zip(truth, given, strict=True)
+    ]
+    assert accuracy.value == pytest.approx(np.mean(right))
 
 
 def test_adaptive_masking_follows_validation_and_writes_a_table_of_genes(atlas, tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omics.data.storage.store import CellStore
     from omics.eval.h5ad_output import H5adOutput
     from omics.models.readout import Readout
+    from omics.tokenizers import LabelSpec
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -120,7 +121,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         pooling=None if at_genes else wanted.pooling,
         layer=None if at_genes else wanted.layer,
     )
-    tables = table_names(bundle.labels, level=wanted.level, per_cell=wanted.per_cell)
+    tables = table_names(bundle.label_specs, level=wanted.level, per_cell=wanted.per_cell)
     suffixes = [f".{each}" for each in config.output.formats if each != "h5ad"]
     files = {folder / f"{table}{suffix}" for table in tables for suffix in suffixes}
     if "h5ad" in config.output.formats:
@@ -145,7 +146,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         prediction = Prediction(
             tables=tables,
             cells=store.obs.names,
-            labels=bundle.labels,
+            labels=bundle.label_specs,
             width=readout.width,
             gene_width=model.hidden_size,
             genes=GeneNames.of(bundle),
@@ -192,9 +193,15 @@ def test(config: RunConfig, folder: Path) -> None:
     from omics.eval.results import rows_of_scores, write_results
 
     bundle = _checkpoint(config)
-    specs = [spec for spec in bundle.label_specs if len(spec.classes) > 1]
+    specs = [
+        spec
+        for spec in bundle.label_specs
+        if spec.kind in ("class", "hierarchy") and len(spec.classes) > 1
+    ]
     if not specs:
-        raise ConfigError(f"{config.checkpoint} has no label heads: fine-tune it first.")
+        raise ConfigError(
+            f"{config.checkpoint} has no label heads that tell classes apart: fine-tune it first."
+        )
     refuse_existing(folder / "results.parquet", overwrite=config.overwrite)
     results = []
     with open_cells(data_path(config)) as store:
@@ -205,6 +212,10 @@ def test(config: RunConfig, folder: Path) -> None:
             for batch in batches:
                 for name, parts in answers.items():
                     parts.append(batch.answers(name)[0])
+        for spec in specs:
+            if spec.nodes:
+                codes = np.concatenate(answers[spec.name])
+                truths[spec.name] = _under_nodes(spec, truths[spec.name], codes)
         for spec in specs:
             truth = truths[spec.name]
             labelled = ~missing_labels(truth)
@@ -225,6 +236,20 @@ def test(config: RunConfig, folder: Path) -> None:
     write_results(folder / "results.parquet", results)
     for row in results:
         say(f"{row.task}: {row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}], n {row.n}")
+
+
+def _under_nodes(spec: LabelSpec, truth: Array, answers: Array) -> Array:
+    """Return true labels in which a node of a hierarchy is the class that was answered below it.
+
+    Where the answer is not below the node, its first class stands for it: the answer is wrong
+    whichever it was.
+    """
+    codes = spec.encode(truth)
+    inner = codes >= len(spec.classes)
+    below = spec.below()[np.where(inner, codes, 0)]
+    right = below[np.arange(len(codes)), answers] & (answers >= 0)
+    chosen = np.where(right, answers, below.argmax(axis=1))
+    return np.where(inner, np.array(spec.classes, dtype=object)[chosen], truth)
 
 
 def _checkpoint(config: RunConfig) -> Bundle:

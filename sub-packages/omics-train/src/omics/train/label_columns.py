@@ -123,6 +123,7 @@ class LabelColumn:
         return LabelHeadConfig(
             name=spec.name,
             num_classes=spec.num_outputs,
+            several=spec.kind == "multilabel",
             depth=self.depth,
             token=self.token,
             gradient_reversal=self.gradient_reversal,

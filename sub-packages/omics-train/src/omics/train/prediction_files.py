@@ -1,7 +1,8 @@
 """What `omics-train predict` writes: tables with one row a cell, in input order, streamed.
 
 - `embeddings` always; with label heads `predictions` (class and its probability, or the value of a
-  number), and for classes `probabilities` and `logits` (columns `<label>_<class>`). At the level of
+  number), and for classes `probabilities` and `logits` (columns `<label>_<class>`); for classes of
+  an ontology also `node_probabilities`, of the terms above them (`<label>_<node>`). At the level of
   genes `gene_embeddings` (one row a gene) in place of `embeddings`, and on request
   `gene_embeddings_per_cell`.
 - Parquet: `row`, `cell`, `reason` (why a cell has no numbers; empty where it has), then values. CSV:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from omics.models import InferenceBatch
     from omics.models.gene_embedding import GeneNames
+    from omics.tokenizers import LabelSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,15 +39,16 @@ GENES_PER_CELL = "gene_embeddings_per_cell"
 PREDICTIONS = "predictions"
 PROBABILITIES = "probabilities"
 LOGITS = "logits"
-ALL_TABLES = (EMBEDDINGS, GENES, GENES_PER_CELL, PREDICTIONS, PROBABILITIES, LOGITS)
+NODES = "node_probabilities"
+ALL_TABLES = (EMBEDDINGS, GENES, GENES_PER_CELL, PREDICTIONS, PROBABILITIES, LOGITS, NODES)
 WAITING_BYTES = 16 << 20
 
 
-def table_names(labels: Mapping[str, Sequence[str]], *, level: str, per_cell: bool) -> list[str]:
+def table_names(labels: Sequence[LabelSpec], *, level: str, per_cell: bool) -> list[str]:
     """Return the tables of a prediction.
 
     Args:
-        labels: classes of each label head; one class for a number.
+        labels: of each label head.
         level: `cell` or `gene`.
         per_cell: whether genes get a row in each cell, too.
     """
@@ -54,8 +57,10 @@ def table_names(labels: Mapping[str, Sequence[str]], *, level: str, per_cell: bo
         names.append(GENES_PER_CELL)
     if labels:
         names.append(PREDICTIONS)
-    if _with_classes(labels):
+    if any(len(label.classes) > 1 for label in labels):
         names += [PROBABILITIES, LOGITS]
+    if any(label.nodes for label in labels):
+        names.append(NODES)
     return names
 
 
@@ -66,7 +71,7 @@ class Prediction:
     Attributes:
         tables: of `table_names`; `gene_embeddings` is not made here.
         cells: names of all cells of the store, by row.
-        labels: classes of each label head; one class for a number.
+        labels: of each label head; a number has one class or none.
         width: of an embedding of a cell.
         gene_width: of the vector of a gene.
         genes: names of the tokens, where genes get a row in each cell.
@@ -75,7 +80,7 @@ class Prediction:
 
     tables: Sequence[str]
     cells: Array
-    labels: Mapping[str, Sequence[str]]
+    labels: Sequence[LabelSpec]
     width: int
     gene_width: int
     genes: GeneNames
@@ -116,16 +121,19 @@ class Prediction:
             gene = _Column(["gene"], pa.string(), values=self.genes.genes)
             return _unique([*cell, gene, _wide(self.gene_width)])
         values = []
-        for label, classes in self.labels.items():
-            if table != PREDICTIONS:
+        for label in self.labels:
+            name, classes = label.name, label.classes
+            if table == NODES:
+                if label.nodes:
+                    values.append(_Column([f"{name}_{node}" for node in label.nodes], pa.float32()))
+            elif table != PREDICTIONS:
                 if len(classes) > 1:
-                    names = [f"{label}_{each}" for each in classes]
-                    values.append(_Column(names, pa.float32()))
+                    values.append(_Column([f"{name}_{each}" for each in classes], pa.float32()))
             elif len(classes) > 1:
-                values.append(_Column([label], pa.string(), values=classes))
-                values.append(_Column([f"{label}_probability"], pa.float32()))
+                values.append(_Column([name], pa.string(), values=classes))
+                values.append(_Column([f"{name}_probability"], pa.float32()))
             else:
-                values.append(_Column([label], pa.float32()))
+                values.append(_Column([name], pa.float32()))
         return _unique([*cell, reason, *values])
 
 
@@ -154,12 +162,15 @@ class PredictionWriter:
         values = [batch.rows, cells[batch.rows], batch.reasons]
         if table == EMBEDDINGS:
             return [*values, batch.embeddings]
-        for label, classes in self._prediction.labels.items():
+        for label in self._prediction.labels:
+            name, has_classes = label.name, len(label.classes) > 1
             if table == PREDICTIONS:
-                values += batch.answers(label) if len(classes) > 1 else [batch.logits[label][:, 0]]
-            elif len(classes) > 1:
-                chosen = batch.logits[label] if table == LOGITS else batch.probabilities(label)
-                values.append(chosen)
+                values += batch.answers(name) if has_classes else [batch.logits[name][:, 0]]
+            elif table == NODES:
+                if label.nodes:
+                    values.append(label.roll_up(batch.probabilities(name)))
+            elif has_classes:
+                values.append(batch.logits[name] if table == LOGITS else batch.probabilities(name))
         return values
 
 
@@ -253,10 +264,6 @@ def _schema(columns: Sequence[_Column], suffix: str) -> pa.Schema:
 
 def _wide(width: int) -> _Column:
     return _Column([f"e{i}" for i in range(width)], pa.float32())
-
-
-def _with_classes(labels: Mapping[str, Sequence[str]]) -> list[str]:
-    return [label for label, classes in labels.items() if len(classes) > 1]
 
 
 def _unique(columns: list[_Column]) -> list[_Column]:

@@ -173,6 +173,7 @@ class ModelSection:
         embedding_norm: normalise and drop out the sum of the inputs.
         embedding_norm_bias: a bias in that norm.
         activation: `gelu`, `gelu_tanh`, `relu` or `silu`.
+        head_activation: of shared transforms and deeper label heads; null for the same.
         glu: gated feed-forward.
         bias: biases in the blocks.
         positions: `none`, `learned` or `rope`.
@@ -187,6 +188,7 @@ class ModelSection:
         conv_kernel: of `nystrom`; 0 for none.
         dropout: in the blocks and before label heads.
         layer_norm_eps: of every normalisation.
+        block_norm_eps: of those in the blocks and the final one; null for the same.
         embedding_std: of new embedding tables.
         pooling: `first_token`, `mean`, `mean_after_first`, `pooler`, `token:K`, joined by `+`.
         pooled_norm: normalise the pooled row.
@@ -208,6 +210,7 @@ class ModelSection:
     embedding_norm: bool = False
     embedding_norm_bias: bool = True
     activation: str = "gelu"
+    head_activation: str | None = None
     glu: bool = False
     bias: bool = True
     positions: str = "none"
@@ -222,6 +225,7 @@ class ModelSection:
     conv_kernel: int = 0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
+    block_norm_eps: float | None = None
     embedding_std: float = 0.02
     pooling: str = "first_token"
     pooled_norm: bool = True
