@@ -66,6 +66,13 @@ def convert(
             "geneformer, bioformers). It is found out where this is left out.",
         ),
     ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="bmfm: the folder of the vocabularies (`tokenizers`), where it is not beside the "
+            "checkpoint."
+        ),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -111,6 +118,7 @@ def convert(
     _require_free_folder(out, overwrite=overwrite)
     with progress("reading weights", None, "tensors") as advance:
         options = ConversionOptions(
+            vocabulary=vocabulary,
             table=table,
             genes=genes,
             num_bins=num_bins,
