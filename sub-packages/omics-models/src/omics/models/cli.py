@@ -41,9 +41,10 @@ def list_command(json: Json = False) -> None:
         say(f"  size           {row.parameters}")
         say(f"  licence        {row.licence}")
         say(f"  preprocessing  {row.preprocessing}")
-        say(
-            f"  embedding      {row.pooling}; at most {row.max_length or 'all genes of the panel as'} tokens"
+        length = (
+            f"at most {row.max_length:,} tokens" if row.max_length else "all genes of the panel"
         )
+        say(f"  embedding      {row.pooling}; {length}")
 
 
 @app.command()
