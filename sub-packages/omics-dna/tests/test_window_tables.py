@@ -136,7 +136,7 @@ def test_metadata_says_untrained_or_names_the_bundle(tmp_path, genome):
     write_vectors(windows, bundle, plain)
     loaded = Bundle.load(bundle.save(tmp_path / "bundle").path)
     write_vectors(windows, loaded, saved)
-    expected = {"pooling": "mean", "window": "64", "stride": "32", "kmer": "3"}
+    expected = {"pooling": "pooled", "layer": "final", "window": "64", "stride": "32", "kmer": "3"}
 
     def metadata(path):
         pairs = pq.read_schema(path).metadata.items()

@@ -11,6 +11,7 @@ import pytest
 from omics.data import convert, synthesize
 from omics.data.command_line import Verbosity
 from omics.eval.cli import main
+from omics.eval.embedding import embed
 from omics.eval.results import read_results
 
 LABEL = "bulk_labels"
@@ -70,6 +71,33 @@ def test_embed_writes_a_file_with_everything_of_the_input(command, bundle_folder
     assert code == 0
     from_store = ad.read_h5ad(tmp_path / "store.h5ad")
     assert np.array_equal(found.obsm["X_omics"], from_store.obsm["X_b"], equal_nan=True)
+
+
+def test_embed_of_a_layer_and_of_genes(command, bundle_folder, tmp_path):
+    cells = synthesize(30, 11, mean_genes=6, seed=1)
+    cells.var_names = [f"G{i}" for i in range(11)]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    arguments = ("embed", tmp_path / "in.h5ad", "--bundle", bundle_folder)
+    code, _, _ = command(
+        *(*arguments, "--pooling", "mean", "--layer", -1, "--out", tmp_path / "mean.h5ad"),
+        *("--batch-tokens", 40),
+    )
+    assert code == 0
+    expected = embed(cells, bundle_folder, pooling="mean", layer=1).obsm["X_omics"]
+    assert np.array_equal(ad.read_h5ad(tmp_path / "mean.h5ad").obsm["X_omics"], expected)
+    code, out, _ = command(*arguments, "--level", "gene", "--out", tmp_path / "genes.parquet")
+    assert (code, "genes.parquet: vectors of 11 genes" in out) == (0, True)
+    assert len(pd.read_parquet(tmp_path / "genes.parquet")) == 11
+    for wrong, message in (
+        (("--layer", 2), "this model has the layers 0 (its inputs) to 1"),
+        (("--pooling", "maen"), "Did you mean 'mean'"),
+        (("--level", "gene", "--pooling", "mean"), "leave it out at --level gene"),
+        (("--level", "gene"), "is no name of a table"),
+        (("--precision", "half"), "Known: '32-true'"),
+    ):
+        code, _, error = command(*arguments, *wrong, "--out", tmp_path / "no.h5ad")
+        assert (code, message in error) == (2, True), error
+        assert not (tmp_path / "no.h5ad").exists()
 
 
 def test_embed_refuses_an_output_before_it_works(command, bundle_folder, pbmc_file, tmp_path):

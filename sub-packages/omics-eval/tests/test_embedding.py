@@ -3,13 +3,15 @@ from __future__ import annotations
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
 from omics.data import convert, open_store
 from omics.data.errors import InputDataError, MissingPathError, OmicsError, UsageError
-from omics.eval.embedding import NO_COUNTS, NO_KNOWN_GENE, embed
-from omics.models import embed_cells
+from omics.eval.embedding import embed, embed_file, embed_genes_file
+from omics.models import embed_cells, embed_genes
+from omics.models.inference import NO_COUNTS, NO_KNOWN_GENE
 
 NUM_CELLS, NUM_GENES = 23, 12
 
@@ -46,7 +48,7 @@ def test_object_file_and_store_give_the_same_numbers(cells, file, bundle, tmp_pa
         "folder": store.path,
         "store": store,
     }
-    expected[[4, 7]] = np.nan
+    assert np.flatnonzero(np.isnan(expected).any(axis=1)).tolist() == [4, 7]
     for name, source in sources.items():
         found = embed(source, bundle, device="cpu")
         assert found.obsm["X_omics"].dtype == np.float32, name
@@ -76,7 +78,7 @@ def test_provenance_says_how_it_was_made(cells, bundle_folder, bundle, tmp_path)
     record = cells.uns["omics"]["X_second"]
     assert set(cells.uns["omics"]) == {"X_first", "X_second"}
     assert record["bundle_digest"] == bundle.digest != ""
-    assert (record["batch_size"], record["counts"]) == (7, "X")
+    assert (record["pooling"], record["layer"], record["counts"]) == ("pooled", "final", "X")
     assert (record["num_cells"], record["num_without_embedding"]) == (NUM_CELLS, 2)
     cells.write_h5ad(tmp_path / "out.h5ad")
     back = ad.read_h5ad(tmp_path / "out.h5ad")
@@ -131,7 +133,9 @@ def test_foreign_genes_are_refused(cells, bundle):
 
 def test_a_model_that_gives_nonsense_is_refused(cells, bundle):
     next(bundle.model.parameters()).data.fill_(np.nan)
-    with pytest.raises(InputDataError, match="not finite for 21 of 23 cells, first in row 0"):
+    with pytest.raises(
+        InputDataError, match="not finite for 21 of 23 cells of a batch, first in row 0"
+    ):
         embed(cells, bundle)
 
 
@@ -162,3 +166,103 @@ def test_a_store_becomes_cells_with_its_counts(cells, file, bundle, tmp_path):
     found = embed(open_store(tmp_path / "cells.store"), bundle)
     assert (found.X != cells.X).nnz == 0
     assert found.var["symbol"].tolist() == cells.var["symbol"].tolist()
+
+
+def test_file_to_file_gives_the_same_numbers_and_keeps_everything(cells, file, bundle, tmp_path):
+    cells.uns["mine"] = {"a": 1}
+    cells.obsm["X_other"] = np.arange(2 * NUM_CELLS, dtype=np.float64).reshape(-1, 2)
+    cells.write_h5ad(file)
+    expected = embed(cells.copy(), bundle, device="cpu")
+    store = convert(file, tmp_path / "cells.store")
+    for name, source in (("file", file), ("store", store.path)):
+        record = embed_file(source, bundle, tmp_path / f"{name}.h5ad", batch_tokens=30)
+        found = ad.read_h5ad(tmp_path / f"{name}.h5ad")
+        assert np.array_equal(found.obsm["X_omics"], expected.obsm["X_omics"], equal_nan=True)
+        assert found.obsm["X_omics"].dtype == np.float32
+        assert found.obs["omics_reason"].tolist() == expected.obs["omics_reason"].tolist()
+        assert (found.X != cells.X).nnz == 0
+        assert (found.obs_names == cells.obs_names).all()
+        assert found.obs["kind"].tolist() == ["a"] * NUM_CELLS
+        saved = found.uns["omics"]["X_omics"]
+        assert {key: saved[key] for key in ("bundle_digest", "num_without_embedding", "genes")} == {
+            "bundle_digest": bundle.digest,
+            "num_without_embedding": 2,
+            "genes": record["genes"],
+        }
+        if name == "file":
+            assert found.uns["mine"] == {"a": 1}
+            assert np.array_equal(found.obsm["X_other"], cells.obsm["X_other"])
+    # A second embedding stands beside the first.
+    embed_file(tmp_path / "file.h5ad", bundle, tmp_path / "two.h5ad", key_added="X_2", layer=0)
+    two = ad.read_h5ad(tmp_path / "two.h5ad")
+    assert set(two.uns["omics"]) == {"X_omics", "X_2"}
+    assert np.array_equal(two.obsm["X_omics"], expected.obsm["X_omics"], equal_nan=True)
+    assert not np.array_equal(two.obsm["X_2"], two.obsm["X_omics"], equal_nan=True)
+
+
+def test_a_taken_name_is_refused_before_any_work(cells, file, bundle, tmp_path):
+    cells.obsm["X_omics"] = np.zeros((NUM_CELLS, 3))
+    cells.write_h5ad(file)
+    with pytest.raises(UsageError, match="obsm already holds 'X_omics'"):
+        embed_file(file, bundle, tmp_path / "out.h5ad")
+    assert not (tmp_path / "out.h5ad").exists()
+    embed_file(file, bundle, tmp_path / "out.h5ad", overwrite=True)
+    assert ad.read_h5ad(tmp_path / "out.h5ad").obsm["X_omics"].shape == (NUM_CELLS, 16)
+
+
+def test_counts_in_raw_are_embedded_and_a_file_without_folders_is_filled(file, cells, bundle):
+    import h5py
+
+    out = file.with_name("out.h5ad")
+    logged = cells.copy()
+    logged.raw = cells.copy()
+    logged.X = logged.X.log1p()
+    logged.write_h5ad(file)
+    with h5py.File(file, "r+") as handle:
+        del handle["obsm"], handle["uns"]
+    embed_file(file, bundle, out)
+    found = ad.read_h5ad(out)
+    assert found.uns["omics"]["X_omics"]["counts"] == "raw.X"
+    assert (found.X != logged.X).nnz == 0
+    expected = embed(cells.copy(), bundle).obsm["X_omics"]
+    assert np.array_equal(found.obsm["X_omics"], expected, equal_nan=True)
+
+
+def test_pooling_and_layer_can_be_chosen(cells, file, bundle, tmp_path):
+    options = {"pooling": "mean+token:0", "layer": -1}
+    embed(cells, bundle, key_added="X_mean", **options)
+    store = convert(file, tmp_path / "cells.store")
+    expected = embed_cells(bundle, store, **options)
+    assert np.array_equal(cells.obsm["X_mean"], expected, equal_nan=True)
+    assert cells.obsm["X_mean"].shape == (NUM_CELLS, 32)
+    record = cells.uns["omics"]["X_mean"]
+    assert (record["pooling"], record["layer"]) == ("mean+token:0", "1")
+
+
+def test_genes_get_a_table_with_one_row_each(file, bundle, tmp_path):
+    store = convert(file, tmp_path / "cells.store")
+    expected = embed_genes(bundle, store, layer=1)
+    for name in ("genes.parquet", "genes.csv"):
+        found, coverage = embed_genes_file(file, bundle, tmp_path / name, layer=1)
+        assert "11 genes" in coverage
+        read = pd.read_parquet if name.endswith("parquet") else pd.read_csv
+        table = read(tmp_path / name)
+        assert table["gene"].tolist() == found.genes.tolist() == expected.genes.tolist()
+        assert table["num_cells"].tolist() == expected.num_cells.tolist()
+        vectors = table[[f"e{i}" for i in range(16)]].to_numpy(np.float32)
+        assert np.array_equal(vectors, expected.vectors)
+    schema = pq.read_schema(tmp_path / "genes.parquet")
+    assert schema.metadata[b"layer"] == b"1"
+    with pytest.raises(UsageError, match=r"genes\.h5ad is no name of a table"):
+        embed_genes_file(file, bundle, tmp_path / "genes.h5ad")
+
+
+def test_reference_fault_2_cells_that_are_left_out_shift_no_other(cells, bundle):
+    """The embedding was written by position there, although cells could be dropped before."""
+    found = embed(cells.copy(), bundle).obsm["X_omics"]
+    for row in (0, 3, 5, 6, 8, NUM_CELLS - 1):
+        alone = embed(cells[[row]].copy(), bundle).obsm["X_omics"]
+        assert np.array_equal(found[row], alone[0]), row
+    seen = np.delete(np.arange(NUM_CELLS), [4, 7])
+    only_seen = embed(cells[seen].copy(), bundle).obsm["X_omics"]
+    assert np.array_equal(only_seen, found[seen])

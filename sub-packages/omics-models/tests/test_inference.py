@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from ragged_tokens import heads, random_tokens, small_config, small_model
 
 from omics.data.converting.conversion import convert
-from omics.data.errors import UsageError
+from omics.data.errors import ConfigError, UsageError
 from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, TopGenes
-from omics.models import Bundle, OmicsModel, embed_cells, run_cells, run_tokens
-from omics.models.inference import bind_genes, choose_device
+from omics.models import Bundle, OmicsModel, embed_cells, embed_genes, run_cells, run_tokens
+from omics.models.inference import MIN_TOKENS, bind_genes, choose_device
 from omics.models.model_config import FieldInput
 from omics.tokenizers import GeneTokenizer, RankValueTokenizer, SequenceTokenizer, Vocabulary
 
@@ -57,26 +59,58 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-def all_results(bundle, store, rows, batch_size):
-    parts = list(run_cells(bundle, store, rows=rows, batch_size=batch_size))
+def all_results(bundle, store, rows, **options):
+    """Return embeddings, logits, and the gene vectors of each cell."""
+    parts = list(run_cells(bundle, store, rows=rows, **options))
+    genes = [
+        (part.genes.tokens[first:last], part.genes.vectors[first:last])
+        for part in parts
+        if part.genes is not None
+        for first, last in pairwise(part.genes.offsets)
+    ]
     return (
         np.concatenate([p.embeddings for p in parts]),
         np.concatenate([p.logits["cell.type"] for p in parts]),
+        genes,
     )
 
 
 def test_a_cell_is_bit_equal_alone_and_in_any_batch(bundle, store, threads):
     everything = np.arange(NUM_CELLS)
-    whole = all_results(bundle, store, everything, NUM_CELLS)
-    for batch_size in (1, 2, 7):
-        rows = everything if batch_size > 1 else everything[::5]
-        found = all_results(bundle, store, rows, batch_size)
-        for a, b in zip(found, whole, strict=True):
+    options = {"level": "gene", "layer": -2}
+    whole = all_results(bundle, store, everything, batch_tokens=10**6, **options)
+
+    def check(found, rows):
+        for a, b in zip(found[:2], whole[:2], strict=True):
             assert np.array_equal(a, b[rows])
+        for (tokens, vectors), row in zip(found[2], rows, strict=True):
+            assert np.array_equal(tokens, whole[2][row][0])
+            assert np.array_equal(vectors, whole[2][row][1])
+
+    for size, rows in (
+        ({"batch_size": 1}, everything[::10]),
+        ({"batch_size": 2}, everything[::5]),
+        ({"batch_size": 7}, everything),
+        ({"batch_tokens": 500}, everything[::3]),
+    ):
+        check(all_results(bundle, store, rows, **size, **options), rows)
     shuffled = np.random.default_rng(0).permutation(NUM_CELLS)
-    found = all_results(bundle, store, shuffled, 33)
-    for a, b in zip(found, whole, strict=True):
-        assert np.array_equal(a, b[shuffled])
+    check(all_results(bundle, store, shuffled, batch_size=33, **options), shuffled)
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+def test_every_readout_is_bit_equal_alone_and_in_any_batch(bundle, store, threads, layer):
+    pooling = "first_token+mean+mean_after_first+token:2"
+    if bundle.model.pooler is not None:
+        pooling += "+pooler"
+    rows = np.arange(21)
+    whole = embed_cells(bundle, store, rows, pooling=pooling, layer=layer)
+    width = bundle.model.model_config.hidden_size * (pooling.count("+") + 1)
+    assert whole.shape == (21, width)
+    assert np.isfinite(whole).all()
+    for size in (1, 2, 7):
+        found = embed_cells(bundle, store, rows, pooling=pooling, layer=layer, batch_size=size)
+        assert np.array_equal(found, whole)
 
 
 def test_thread_counts_agree(bundle, store):
@@ -116,6 +150,52 @@ def test_training_mode_and_dropout_do_not_leak_into_inference(bundle, store):
     first = embed_cells(bundle, store, np.arange(3))
     bundle.model.train()
     assert np.array_equal(first, embed_cells(bundle, store, np.arange(3)))
+
+
+def test_batches_hold_no_more_tokens_than_they_may(bundle, store, monkeypatch):
+    sizes = []
+    forward = type(bundle.model).forward
+
+    def counted(model, batch, layout=None, **options):
+        sizes.append(batch.num_tokens)
+        return forward(model, batch, layout, **options)
+
+    monkeypatch.setattr(type(bundle.model), "forward", counted)
+    longest = min(int(store.lengths[:50].max()), 60) + 1
+    for budget in (longest, 300):
+        sizes.clear()
+        embed_cells(bundle, store, np.arange(50), batch_tokens=budget)
+        assert max(sizes) <= max(budget, MIN_TOKENS)
+        total = int(np.minimum(store.lengths[:50], 60).sum()) + 50
+        assert len(sizes) <= 2 * -(-total // budget)
+
+
+def test_bf16_is_near_float32(bundle, store):
+    exact = embed_cells(bundle, store, np.arange(20))
+    near = embed_cells(bundle, store, np.arange(20), precision="bf16-mixed")
+    assert near.dtype == np.float32
+    assert not np.array_equal(exact, near)
+    assert np.abs(exact - near).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "maen"}, "pooling is 'maen'. Did you mean 'mean'"),
+        ({"pooling": "token:x"}, "pooling holds 'token:x'; write token:0"),
+        ({"pooling": "pooled", "layer": 1}, "The pooled row is made of the final hidden states"),
+        ({"layer": 3}, r"the layers 0 \(its inputs\) to 2"),
+        ({"layer": -4}, "or -1"),
+        ({"level": "genes"}, "level is 'genes'. Did you mean 'gene'"),
+        ({"level": "gene", "pooling": "mean"}, "at the level of genes nothing is pooled"),
+        ({"precision": "half"}, "precision is 'half'. Known: '32-true'"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_options_are_named(bundle, store, options, message):
+    with pytest.raises((ConfigError, UsageError), match=message):
+        run_cells(bundle, store, rows=np.arange(2), **options)
 
 
 def test_filler_cells_change_no_number_of_a_large_batch():
@@ -162,7 +242,10 @@ def test_a_rank_value_bundle_reads_counts_or_the_view_and_cells_do_not_depend_on
         synthesize(NUM_CELLS, 200, seed=1).write_h5ad(tmp_path / "cells.h5ad")
         cells = convert(tmp_path / "cells.h5ad", tmp_path / "c.store", rank_medians=medians)
         assert bind_genes(bundle, cells).from_view
-    (whole,) = run_cells(bundle, cells, batch_size=NUM_CELLS)
+    (whole,) = run_cells(bundle, cells, level="gene", batch_tokens=10**6)
+    assert (np.diff(whole.genes.offsets) == whole.num_tokens).all()
+    means = embed_genes(bundle, cells, batch_size=7)
+    assert set(means.genes.tolist()) <= set(ids)
     assert whole.num_tokens.max() == 38
     alone = embed_cells(bundle, store, rows=np.arange(0, NUM_CELLS, 30), batch_size=1)
     assert np.array_equal(alone, whole.embeddings[::30])

@@ -151,7 +151,7 @@ def write_vectors(
     overwrite: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Write one vector of every window: the bundle's pooled row.
+    """Write one vector of every window: the bundle's default embedding.
 
     Args:
         windows: to embed; none may be shorter than a token of the bundle.
@@ -170,18 +170,19 @@ def write_vectors(
     """
     import pyarrow as pa
 
-    from omics.models import run_tokens
+    from omics.models import Readout, run_tokens
 
     require_free(out, overwrite=overwrite)
     tokenizer = sequence_tokenizer_of(bundle)
-    size = bundle.model.model_config.hidden_size
+    readout = Readout.of(bundle.model.model_config)
+    size = readout.width
     fields = [
         pa.field("n_fraction", pa.float32()),
         pa.field("vector", pa.list_(pa.float32(), size)),
     ]
     metadata = {
         "encoder": bundle.digest or f"untrained seed={bundle.provenance.get('seed')}",
-        "pooling": bundle.model.model_config.pooling,
+        **readout.to_dict(),
         **_metadata(windows, tokenizer),
     }
     pending: deque[WindowBatch] = deque()
@@ -196,7 +197,7 @@ def write_vectors(
                     pending.append(batch)
                     yield _encode(batch, tokenizer)
 
-        for result in run_tokens(bundle.model, token_batches(), device=device):
+        for result in run_tokens(bundle.model, token_batches(), readout=readout, device=device):
             batch = pending.popleft()
             values = np.ascontiguousarray(result.embeddings, np.float32).reshape(-1)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), size)

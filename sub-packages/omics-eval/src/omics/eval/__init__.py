@@ -22,6 +22,8 @@ _MODULE_OF = {
     "confidence_interval": "intervals",
     "confusion_matrix": "classification",
     "embed": "embedding",
+    "embed_file": "embedding",
+    "embed_genes_file": "embedding",
     "highly_variable_genes": "highly_variable",
     "mean_metric": "intervals",
     "method_for": "intervals",

@@ -38,7 +38,9 @@ def read_cells(path: str | Path) -> AnnData:
         )
     try:
         return anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError, TypeError, anndata.io.AnnDataReadError) as error:
+    except Exception as error:
+        if not _is_of_anndata(error, OSError, KeyError, ValueError, TypeError):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputDataError(
             f"{path} cannot be read as an AnnData file: {reason}. Look at it with "
@@ -56,15 +58,20 @@ def write_cells(adata: AnnData, path: str | Path) -> None:
     Raises:
         InputDataError: the object holds something that an `.h5ad` file cannot.
     """
-    import anndata
-
     from omics.data.atomic_files import replace_file
 
     with replace_file(path) as temporary:
         try:
             adata.write_h5ad(temporary)
-        except (TypeError, ValueError, anndata.io.AnnDataWriteError) as error:
+        except Exception as error:
+            if not _is_of_anndata(error, TypeError, ValueError):
+                raise
             raise InputDataError(
                 f"The cells cannot be written to {path}: {str(error).splitlines()[0]}. Remove what "
                 "AnnData cannot store (often an object in uns or a mixed column of obs)."
             ) from error
+
+
+def _is_of_anndata(error: Exception, *built_in: type[Exception]) -> bool:
+    """Return whether anndata raised an error: one of those built in, or, by version, its own."""
+    return isinstance(error, built_in) or type(error).__module__.startswith("anndata.")

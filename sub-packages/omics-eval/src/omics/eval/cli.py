@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,13 @@ class MethodName(StrEnum):
     centroid = "centroid"
 
 
+class LevelName(StrEnum):
+    """What `embed` gives a vector of."""
+
+    cell = "cell"
+    gene = "gene"
+
+
 Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
 Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
@@ -54,34 +61,79 @@ def embed_command(
     *,
     bundle: Annotated[str, typer.Option("--bundle", help="A bundle folder, or hf:owner/name.")],
     out: Out,
+    level: Annotated[
+        LevelName,
+        typer.Option("--level", help="A vector of every cell (.h5ad), or gene (.parquet or .csv)."),
+    ] = LevelName.cell,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            "--pooling",
+            help="How tokens become the vector of a cell: mean, first_token, mean_after_first, "
+            "pooler, token:K, pooled, or several joined by +. Default: what the bundle says.",
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            "--layer",
+            help="Whose hidden states are read: 0 for the inputs, 1 for the first block, -1 for "
+            "the last. Default: what the bundle says, or the final ones.",
+        ),
+    ] = None,
     key_added: Annotated[str, typer.Option("--key-added", help="The key of obsm.")] = "X_omics",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Cells at once.")] = 32,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-tokens", min=1, help="Tokens at once. Default: by the device."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Cells at once, at most.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="32-true, or bf16-mixed (fast on a GPU).")
+    ] = "32-true",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write an .h5ad file with the model's embedding of every cell in obsm.
+    """Write the model's embedding of every cell into obsm, or of every gene into a table.
 
     Cells are never dropped or reordered: a cell without an expressed gene that the model knows
-    has NaN, and its reason in obs["omics_reason"].
+    has NaN, and its reason in obs["omics_reason"]. The input is copied and added to, never loaded
+    as a whole. The vector of a gene is the mean over the cells that express it.
     """
-    from omics.eval.embedding import REASON_COLUMN, embed
+    from omics.eval.embedding import embed_file, embed_genes_file
 
     require_free(out, overwrite=overwrite)
+    shared: dict[str, Any] = {
+        "layer": layer,
+        "batch_tokens": batch_tokens,
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": device,
+    }
+    if level is LevelName.gene:
+        if pooling is not None:
+            raise UsageError("--pooling makes one vector of a cell; leave it out at --level gene.")
+        with progress("embedding", None) as advance:
+            genes, coverage = embed_genes_file(source, bundle, out, on_progress=advance, **shared)
+        say(coverage)
+        say(f"{out}: vectors of {len(genes.genes):,} genes")
+        return
     with progress("embedding", None) as advance:
-        adata = embed(
+        record = embed_file(
             source,
             bundle,
+            out,
             key_added=key_added,
-            batch_size=batch_size,
-            device=device,
+            pooling=pooling,
             overwrite=overwrite,
             on_progress=advance,
+            **shared,
         )
-    write_cells(adata, out)
-    say(adata.uns["omics"][key_added]["genes"])
-    gone = int((adata.obs[REASON_COLUMN].astype(str) != "").sum())
-    without = f"; {gone:,} cells without one (see obs[{REASON_COLUMN!r}])" if gone else ""
-    say(f"{out}: {adata.n_obs:,} cells with obsm[{key_added!r}]{without}")
+    say(record["genes"])
+    gone = record["num_without_embedding"]
+    without = f"; {gone:,} cells without one (see obs['omics_reason'])" if gone else ""
+    say(f"{out}: {record['num_cells']:,} cells with obsm[{key_added!r}]{without}")
 
 
 @app.command("annotate")

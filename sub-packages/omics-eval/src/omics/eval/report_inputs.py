@@ -169,7 +169,7 @@ def read_predictions(folder: Path, label: str, adata: AnnData) -> Array:
         table = pd.read_parquet(path)
     except pa.ArrowInvalid as error:
         raise InputDataError(f"{path} is not a Parquet file ({error}).") from error
-    columns = [str(name) for name in table.columns if name not in ("row", "cell")]
+    columns = [str(name) for name in table.columns if name not in ("row", "cell", "reason")]
     if label not in columns or not {"row", "cell"} <= set(table.columns):
         raise UnknownNameError(f"{path} has no column {label!r}.{nearest(label, columns)}")
     rows = table["row"].to_numpy(np.int64)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omics.models.bundle import Bundle, CorruptBundleError
     from omics.models.bundle_card import model_card
-    from omics.models.inference import InferenceBatch, embed_cells, run_cells, run_tokens
+    from omics.models.gene_embedding import GeneEmbedding, embed_genes
+    from omics.models.inference import (
+        GeneVectors,
+        InferenceBatch,
+        embed_cells,
+        run_cells,
+        run_tokens,
+    )
     from omics.models.model import OmicsModel
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
         UnsafeCheckpointError,
     )
     from omics.models.ragged_layout import RaggedLayout
+    from omics.models.readout import Readout
 
 __all__ = [
     "Bundle",
@@ -33,16 +41,20 @@ __all__ = [
     "ConversionOptions",
     "CorruptBundleError",
     "DamagedCheckpointError",
+    "GeneEmbedding",
+    "GeneVectors",
     "InferenceBatch",
     "ModelConfig",
     "ModelOutput",
     "OmicsConfig",
     "OmicsModel",
     "RaggedLayout",
+    "Readout",
     "UnsafeCheckpointError",
     "catalogue",
     "convert_checkpoint",
     "embed_cells",
+    "embed_genes",
     "export_checkpoint",
     "model_card",
     "run_cells",
@@ -55,16 +67,20 @@ _MODULE_OF = {
     "ConversionOptions": "published.checkpoint_opening",
     "CorruptBundleError": "bundle",
     "DamagedCheckpointError": "published.pickle_values",
+    "GeneEmbedding": "gene_embedding",
+    "GeneVectors": "inference",
     "InferenceBatch": "inference",
     "ModelConfig": "model_config",
     "ModelOutput": "outputs",
     "OmicsConfig": "model_config",
     "OmicsModel": "model",
     "RaggedLayout": "ragged_layout",
+    "Readout": "readout",
     "UnsafeCheckpointError": "published.pickle_values",
     "catalogue": "published.catalogue",
     "convert_checkpoint": "published.checkpoint_conversion",
     "embed_cells": "inference",
+    "embed_genes": "gene_embedding",
     "export_checkpoint": "published.checkpoint_conversion",
     "model_card": "bundle_card",
     "run_cells": "inference",

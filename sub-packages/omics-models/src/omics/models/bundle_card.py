@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from omics.models.readout import Readout
 from omics.tokenizers import GeneTokenizer, RankValueTokenizer, reads_cells
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _outputs(bundle: Bundle, config: ModelConfig) -> dict[str, object]:
     where = "the final hidden states" if layer is None else f"the output of block {layer}"
     pooled = config.embedding_pooling or config.pooling
     facts: dict[str, object] = {
-        "embedding of a cell": f"{config.embedding_size} numbers: {pooled} of {where}"
+        "embedding of a cell": f"{Readout.of(config).width} numbers: {pooled} of {where}"
     }
     for head in config.field_heads:
         facts[f"{head.field}, {head.kind}"] = "for every token that is asked for"

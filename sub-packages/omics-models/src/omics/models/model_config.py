@@ -25,8 +25,16 @@ ATTENTION_KINDS = ("softmax", "favor", "nystrom")
 POOLINGS = ("first_token", "mean", "mean_after_first", "pooler", "pooler_of_mean")
 PLACE_PREFIX = "token:"
 FIELD_TRANSFORMS = ("own", "shared", "shared_norm")
-FIELD_HEADS = ("regression", "is_zero", "token_scores", "mvc_regression", "mvc_is_zero")
-WCED_OUTPUTS = ("is_zero_bce", "mse")
+FIELD_HEADS = (
+    "regression",
+    "is_zero",
+    "log_dispersion",
+    "token_scores",
+    "mvc_regression",
+    "mvc_is_zero",
+)
+WCED_OUTPUTS = ("is_zero_bce", "mse", "log_dispersion")
+LINK_NAMES = ("identity", "exp", "softplus")
 WCED_ROWS = ("pooled", "first_token")
 
 
@@ -68,15 +76,18 @@ class FieldHeadConfig:
 
     Attributes:
         field: what it predicts.
-        kind: `regression` (a value), `is_zero` (a logit), `token_scores` (logits over the field's
-            ids, bins included), or `mvc_regression`, `mvc_is_zero`: the same from the gene's input
-            vector and the pooled row of the cell alone (scGPT, Cui et al. 2024).
+        kind: `regression` (a value), `is_zero` (a logit), `log_dispersion` (of a negative binomial
+            whose mean is the regression), `token_scores` (logits over the field's ids, bins
+            included), or `mvc_regression`, `mvc_is_zero`: the same from the gene's input vector and
+            the pooled row of the cell alone (scGPT, Cui et al. 2024).
         tied: for `token_scores`: the field's own input table decodes.
+        link: for a regression: what makes its output the value (`predicted_values.LINKS`).
     """
 
     field: str
     kind: str
     tied: bool = False
+    link: str = "identity"
 
     @property
     def name(self) -> str:
@@ -90,13 +101,16 @@ class WcedConfig:
 
     Attributes:
         field: the field whose values it decodes.
-        outputs: what it gives per gene, in order: `is_zero_bce` (a logit), `mse` (a value).
+        outputs: what it gives per gene, in order: `is_zero_bce` (a logit), `mse` (a value),
+            `log_dispersion` (of a negative binomial with that value as its mean).
         reads: the `pooled` row, or the `first_token` behind the shared transform.
+        link: what makes the output `mse` the value (`predicted_values.LINKS`).
     """
 
     field: str
-    outputs: tuple[str, ...] = WCED_OUTPUTS
+    outputs: tuple[str, ...] = ("is_zero_bce", "mse")
     reads: str = "pooled"
+    link: str = "identity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +119,13 @@ class LabelHeadConfig:
 
     Attributes:
         name: the label column.
-        num_classes: its outputs.
+        num_classes: its outputs; a label with one is a number, not a class.
         depth: 1 for a linear layer; 2 for one more before it, with activation and norm.
         norm: whether the deeper layer has that norm.
         token: reads the hidden state at this position of the cell (a CLS token of its own); None
             for the pooled row.
         gradient_reversal: above 0, gradients into the encoder are multiplied by minus this
-            (Ganin and Lempitsky 2015).
+            (Ganin and Lempitsky 2015); a schedule of the trainer may begin with less.
     """
 
     name: str
@@ -250,13 +264,7 @@ class ModelConfig:
 
     def _check_pooling(self) -> None:
         for key in ("pooling", "embedding_pooling"):
-            for part in pooling_parts(getattr(self, key) or "mean"):
-                if not part.startswith(PLACE_PREFIX):
-                    _check_choice(key, part, POOLINGS)
-                elif not part.removeprefix(PLACE_PREFIX).isdecimal():
-                    raise ConfigError(f"model.{key} holds {part!r}; write token:0, token:1, ...")
-                if part.startswith("pooler") and not self.pooler:
-                    raise ConfigError(f"model.{key}={part} needs model.pooler=true.")
+            check_pooling(getattr(self, key) or "mean", f"model.{key}", has_pooler=self.pooler)
         layer = self.embedding_layer
         if layer is not None and not 0 <= layer <= self.num_layers:
             raise ConfigError(
@@ -278,12 +286,14 @@ class ModelConfig:
         discrete = tuple(field.name for field in self.fields if field.encoder == "embedding")
         for head in self.field_heads:
             _check_choice(f"head of field {head.field}", head.kind, FIELD_HEADS)
+            _check_choice(f"link of the head {head.name}", head.link, LINK_NAMES)
             if head.kind == "token_scores":
                 _check_choice("field of a head", head.field, discrete)
             elif head.tied:
                 raise ConfigError(f"The head {head.name} has no table to be tied to.")
         for decoder in self.wced:
             _check_choice("rows of wced", decoder.reads, WCED_ROWS)
+            _check_choice("link of wced", decoder.link, LINK_NAMES)
             for output in decoder.outputs:
                 _check_choice("output of wced", output, WCED_OUTPUTS)
         for label in self.labels:
@@ -296,11 +306,6 @@ class ModelConfig:
     def pooled_size(self) -> int:
         """Width of a pooled row."""
         return self.hidden_size * len(pooling_parts(self.pooling))
-
-    @property
-    def embedding_size(self) -> int:
-        """Width of the default embedding of a cell."""
-        return self.hidden_size * len(pooling_parts(self.embedding_pooling or self.pooling))
 
     def window_of(self, layer: int) -> int | None:
         """Return the window of a block; None for a global one.
@@ -399,6 +404,26 @@ def pooling_parts(pooling: str) -> list[str]:
         pooling: one or several names, joined by `+`.
     """
     return pooling.split("+")
+
+
+def check_pooling(pooling: str, what: str, *, has_pooler: bool) -> None:
+    """Check the name of a pooling.
+
+    Args:
+        pooling: one or several names, joined by `+`.
+        what: the key that holds it, for messages.
+        has_pooler: whether the model has the weights of `pooler`.
+
+    Raises:
+        ConfigError: there is no such pooling, or none in this model.
+    """
+    for part in pooling_parts(pooling):
+        if not part.startswith(PLACE_PREFIX):
+            _check_choice(what, part, POOLINGS)
+        elif not part.removeprefix(PLACE_PREFIX).isdecimal():
+            raise ConfigError(f"{what} holds {part!r}; write token:0, token:1, ...")
+        if part.startswith("pooler") and not has_pooler:
+            raise ConfigError(f"{what}={part} needs model.pooler=true.")
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

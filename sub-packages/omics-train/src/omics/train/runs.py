@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omics.data.errors import ConfigError, nearest
-from omics.train.inference_run import predict, test
+from omics.train.inference_run import check_precision, check_prediction, predict, test
 from omics.train.run_config import TASKS, RunConfig
 from omics.train.run_files import BUNDLE
 from omics.train.train_run import train
@@ -23,11 +23,16 @@ def run_tasks(config: RunConfig, folder: Path) -> None:
         folder: the run folder, made if needed.
 
     Raises:
-        ConfigError: an unknown task.
+        ConfigError: an unknown task, or a setting that none of the tasks reads.
     """
     for task in config.task:
         if task not in TASKS:
             raise ConfigError(f"task holds {task!r}.{nearest(task, TASKS)}")
+    _refuse_idle(config)
+    if set(config.task) & {"test", "predict"}:
+        check_precision(config.trainer.precision)
+    if "predict" in config.task:
+        check_prediction(config, folder)
     for task in config.task:
         if task == "train":
             train(config, folder)
@@ -36,3 +41,19 @@ def run_tasks(config: RunConfig, folder: Path) -> None:
             test(config, folder)
         else:
             predict(config, folder)
+
+
+def _refuse_idle(config: RunConfig) -> None:
+    """Refuse settings of tasks that are not run: they would be ignored."""
+    default = RunConfig()
+    for section in ("embedding", "output"):
+        if "predict" not in config.task and getattr(config, section) != getattr(default, section):
+            raise ConfigError(
+                f"{section} is read by the task predict, and task is {config.task}. Add predict to "
+                f"it, or leave {section} out."
+            )
+    if config.data_module.batch_tokens is not None and set(config.task) == {"train"}:
+        raise ConfigError(
+            "data_module.batch_tokens is read by test and predict; a training has "
+            "data_module.batch_size."
+        )

@@ -1,0 +1,260 @@
+"""An `.h5ad` file with everything of its input and what a model gives for its cells, streamed.
+
+- An `.h5ad` input is copied as it is and added to; any other source is written from its store. The
+  matrix is never in memory, so the number of cells does not matter.
+- `obsm[KEY]` (float32, NaN for a cell without an embedding), `obs["omics_reason"]`, for each label
+  head `obs["LABEL_pred"]` and `obs["LABEL_confidence"]`, and how all came about in
+  `uns["omics"][KEY]`.
+- The input is left alone, and the output appears under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from omics.data.atomic_files import replace_file
+from omics.data.errors import UsageError
+from omics.eval.cell_files import read_cells, write_cells
+from omics.models.inference import REASONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from omics.data import CellStore
+    from omics.models import InferenceBatch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+REASON_COLUMN = "omics_reason"
+NOT_ASKED = "not among the cells asked for"
+_ALL_REASONS = (*REASONS, NOT_ASKED)
+_CHUNK_VALUES = 1 << 16
+
+
+@contextlib.contextmanager
+def open_h5ad_output(
+    path: Path,
+    source: str | Path,
+    store: CellStore,
+    *,
+    key_added: str,
+    width: int,
+    labels: Mapping[str, Sequence[str]],
+    overwrite: bool,
+) -> Iterator[H5adOutput]:
+    """Let a caller add results of all or some cells to a copy of their source.
+
+    Args:
+        path: of the new file; replaced if it exists.
+        source: where the cells are from, as given to `open_cells`.
+        store: of the same cells.
+        key_added: key of obsm.
+        width: of the embedding.
+        labels: classes of each label head; one class for a number.
+        overwrite: whether an embedding or columns of these names in the source may be replaced.
+
+    Yields:
+        What takes the results. If the block raises, `path` keeps its content.
+
+    Raises:
+        UsageError: a name is taken.
+    """
+    import h5py
+
+    from omics.data.export import export_h5ad
+
+    refuse_taken_names(source, key_added=key_added, labels=labels, overwrite=overwrite)
+    with replace_file(path) as temporary:
+        if not is_h5ad(source):
+            export_h5ad(store, temporary)
+        elif _has_present_form(source):
+            shutil.copyfile(source, temporary)
+        else:  # Written by an anndata before 0.7.
+            write_cells(read_cells(source), temporary)
+        with h5py.File(temporary, "r+") as handle:
+            output = H5adOutput(handle, len(store), key_added, width, labels)
+            yield output
+            output.finish()
+
+
+def is_h5ad(source: str | Path) -> bool:
+    """Return whether a source is an `.h5ad` file.
+
+    Args:
+        source: as given to `open_cells`.
+    """
+    from omics.data.sources.hdf5_safety import is_hdf5, open_safely
+
+    if not Path(source).is_file() or not is_hdf5(source):
+        return False
+    with open_safely(source) as handle:
+        return "obs" in handle and "var" in handle
+
+
+def refuse_taken_names(
+    source: str | Path,
+    *,
+    key_added: str,
+    labels: Mapping[str, Sequence[str]],
+    overwrite: bool,
+) -> None:
+    """Refuse to hide what the source already holds, before any work is done.
+
+    Args:
+        source: as given to `open_cells`.
+        key_added: key of obsm.
+        labels: classes of each label head.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        UsageError: a name is taken.
+    """
+    from omics.data.sources.hdf5_safety import open_safely
+
+    if overwrite or not is_h5ad(source):
+        return
+    with open_safely(source) as handle:
+        taken = {
+            place: set(_names(handle[place])) if place in handle else set()
+            for place in ("obsm", "obs")
+        }
+    wanted = [("obsm", key_added), *(("obs", name) for name in _columns(labels))]
+    for place, name in wanted:
+        if name in taken[place]:
+            raise UsageError(
+                f"{place} already holds {name!r}. Name another key (key_added, --key-added), or "
+                "allow it to be replaced (overwrite, --overwrite)."
+            )
+
+
+class H5adOutput:
+    """An `.h5ad` file that is being added to.
+
+    Attributes:
+        record: what `uns["omics"][KEY]` will hold, filled by the caller.
+    """
+
+    def __init__(
+        self,
+        handle: Any,
+        num_cells: int,
+        key_added: str,
+        width: int,
+        labels: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.record: dict[str, Any] = {}
+        self._handle = handle
+        self._key = key_added
+        self._labels = labels
+        self._reasons = np.full(num_cells, len(REASONS), np.int8)
+        self._codes = {
+            label: np.full(num_cells, -1, np.int32)
+            for label, classes in labels.items()
+            if len(classes) > 1
+        }
+        # The probability of the class, or the value of a number.
+        self._values = {label: np.full(num_cells, np.nan, np.float32) for label in labels}
+        obsm = _group(handle, "obsm")
+        if key_added in obsm:
+            del obsm[key_added]
+        self._embedding = obsm.create_dataset(
+            key_added,
+            (num_cells, width),
+            np.float32,
+            chunks=(min(max(_CHUNK_VALUES // width, 1), num_cells), width) if num_cells else None,
+            fillvalue=np.nan,
+        )
+        self._embedding.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+
+    def add(self, batch: InferenceBatch) -> None:
+        """Add the results of some cells.
+
+        Args:
+            batch: of the inference loop.
+        """
+        rows = np.asarray(batch.rows)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            self._embedding[rows[first] : rows[first] + last - first] = batch.embeddings[first:last]
+        self._reasons[rows] = batch.reasons
+        for label, values in self._values.items():
+            if label not in self._codes:
+                values[rows] = batch.logits[label][:, 0]
+            else:
+                self._codes[label][rows], values[rows] = batch.answers(label)
+
+    @property
+    def num_without(self) -> int:
+        """The cells that have no embedding, of those asked for."""
+        return int(((self._reasons > 0) & (self._reasons < len(REASONS))).sum())
+
+    def finish(self) -> None:
+        """Write the columns and the record."""
+        import pandas as pd
+
+        used = [
+            name
+            for code, name in enumerate(_ALL_REASONS)
+            if name != NOT_ASKED or (self._reasons == code).any()
+        ]
+        self._column(REASON_COLUMN, pd.Categorical.from_codes(self._reasons, pd.Index(used)))
+        for label, classes in self._labels.items():
+            predicted, confidence = _columns([label])
+            if label in self._codes:
+                answers = pd.Categorical.from_codes(self._codes[label], pd.Index(classes))
+                self._column(predicted, answers)
+                self._column(confidence, self._values[label])
+            else:
+                self._column(predicted, self._values[label])
+        self._write(_group(_group(self._handle, "uns"), "omics"), self._key, self.record)
+
+    def _column(self, name: str, values: Any) -> None:
+        obs = self._handle["obs"]
+        self._write(obs, name, values)
+        order = [str(each) for each in obs.attrs["column-order"]]
+        if name not in order:
+            text = np.array([*order, name], dtype=object)
+            obs.attrs["column-order"] = text
+
+    @staticmethod
+    def _write(group: Any, name: str, value: Any) -> None:
+        from anndata.io import write_elem
+
+        if name in group:
+            del group[name]
+        write_elem(group, name, value)
+
+
+def _columns(labels: Mapping[str, Sequence[str]] | Sequence[str]) -> list[str]:
+    """Return the columns of obs; a slash would be a folder of the file."""
+    safe = [label.replace("/", "_") for label in labels]
+    return [f"{label}_{end}" for label in safe for end in ("pred", "confidence")]
+
+
+def _names(place: Any) -> list[str]:
+    # Before anndata 0.7 obs and obsm were arrays of records.
+    return list(place) if hasattr(place, "keys") else list(place.dtype.names or ())
+
+
+def _has_present_form(source: str | Path) -> bool:
+    from omics.data.sources.hdf5_safety import open_safely
+
+    with open_safely(source) as handle:
+        folders = all(hasattr(handle[name], "keys") for name in ("obsm", "uns") if name in handle)
+        return folders and "column-order" in handle["obs"].attrs
+
+
+def _group(parent: Any, name: str) -> Any:
+    """Return a folder of the file; what is there under its name and is none makes way."""
+    from anndata.io import write_elem
+
+    if name in parent and not hasattr(parent[name], "keys"):
+        del parent[name]
+    if name not in parent:
+        write_elem(parent, name, {})
+    return parent[name]
