@@ -17,8 +17,8 @@ def test_a_card_says_what_a_bundle_holds(tmp_path):
     for line in (
         f"| parameters | {parameters:,} |",
         "| blocks | 2 of width 32, 2 heads |",
-        "1. `log\\_normalize`: target\\_sum 1000.0, field\\_name expression, added\\_total 0.0",
-        "1. `top\\_genes`: max\\_genes 30",
+        "1. `log_normalize`: target\\_sum 1000.0, field\\_name expression, added\\_total 0.0",
+        "1. `top_genes`: max\\_genes 30",
         "| expression | continuous | 5 | mlp |",
         "| embedding of a cell | 32 numbers: mean of the final hidden states |",
         "| label cell.type | 3: b cell, t cell, nk |",

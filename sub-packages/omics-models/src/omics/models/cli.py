@@ -41,9 +41,10 @@ def list_command(json: Json = False) -> None:
         say(f"  size           {row.parameters}")
         say(f"  licence        {row.licence}")
         say(f"  preprocessing  {row.preprocessing}")
-        say(
-            f"  embedding      {row.pooling}; at most {row.max_length or 'all genes of the panel as'} tokens"
+        length = (
+            f"at most {row.max_length:,} tokens" if row.max_length else "all genes of the panel"
         )
+        say(f"  embedding      {row.pooling}; {length}")
 
 
 @app.command()
@@ -64,6 +65,13 @@ def convert(
             metavar="NAME",
             help="What the checkpoint is: a name that `omics-models list` shows, or a kind (bmfm, "
             "geneformer, bioformers). It is found out where this is left out.",
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="bmfm: the folder of the vocabularies (`tokenizers`), where it is not beside the "
+            "checkpoint."
         ),
     ] = None,
     table: Annotated[
@@ -111,6 +119,7 @@ def convert(
     _require_free_folder(out, overwrite=overwrite)
     with progress("reading weights", None, "tensors") as advance:
         options = ConversionOptions(
+            vocabulary=vocabulary,
             table=table,
             genes=genes,
             num_bins=num_bins,

@@ -23,12 +23,25 @@ from omics.tokenizers import GeneTokenizer, import_hf_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from omics.models.bundle import Bundle
     from omics.models.model_config import ModelConfig
     from omics.models.published.checkpoint_opening import Checkpoint, ConversionOptions
     from omics.models.published.weight_rows import KeyMap
 
+# What is kept of a configuration: what this package reads, and what the reference cannot do without.
+CONFIG_KEYS = (
+    "model_type", "fields", "label_columns", "hidden_size", "num_hidden_layers",
+    "num_attention_heads", "intermediate_size", "hidden_act", "hidden_activation", "norm_eps",
+    "norm_bias", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "attention_dropout", "attention_bias", "attention", "embedding_dropout", "mlp_bias",
+    "mlp_dropout", "classifier_dropout", "classifier_pooling", "classifier_bias",
+    "classifier_activation", "decoder_bias", "initializer_range", "initializer_cutoff_factor",
+    "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers", "local_attention",
+    "max_position_embeddings", "position_embedding_type", "num_memory_tokens", "pad_token_id",
+    "vocab_size", "use_cache", "tie_word_embeddings",
+)  # fmt: skip
 METADATA = "checkpoint_metadata.json"
 _TYPE_OF_RECORD = {"SCBertConfig": "scbert", "SCModernBertConfig": "scmodernbert"}
 # What the reference's own prediction takes where nothing else is said.
@@ -43,7 +56,7 @@ def convert_bmfm(checkpoint: Checkpoint, options: ConversionOptions) -> Bundle:
 
     Args:
         checkpoint: open.
-        options: `genes`, `label` and `read_depth` are read.
+        options: `vocabulary`, `genes`, `label` and `read_depth` are read.
 
     Raises:
         InputDataError: it is not whole, or asks for what is not computed.
@@ -61,7 +74,7 @@ def convert_bmfm(checkpoint: Checkpoint, options: ConversionOptions) -> Bundle:
         lambda: BmfmModelReader(settings, checkpoint.weights, layout).config(), settings.where
     )
     config = _with_embedding(config, _pooling_method(checkpoint))
-    tokenizer = _tokenizer(checkpoint, settings, config)
+    tokenizer = _tokenizer(checkpoint, settings, config, options.vocabulary)
     return checkpoint.bundle(
         config,
         bmfm_key_map(config, settings.text("model_type"), layout),
@@ -108,7 +121,7 @@ def bmfm_settings(checkpoint: Checkpoint) -> Settings:
             f"{checkpoint.weights.where} does not say what model it holds: there is no model_config "
             "in it and no config.json beside it. Put the config.json of its source there."
         )
-    settings = Settings(values, where)
+    settings = Settings({key: values[key] for key in CONFIG_KEYS if key in values}, where)
     model_type = settings.text("model_type")
     if model_type not in BODIES:
         raise InputDataError(
@@ -157,19 +170,22 @@ def _with_embedding(config: ModelConfig, method: str | int | None) -> ModelConfi
     return dataclasses.replace(config, embedding_pooling="+".join(parts))
 
 
-def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) -> GeneTokenizer:
+def _tokenizer(
+    checkpoint: Checkpoint, settings: Settings, config: ModelConfig, vocabulary: Path | None
+) -> GeneTokenizer:
     fields = {field.name: field for field in config.fields}
     if set(fields) != {"genes", "expressions"}:
         raise InputDataError(
             f"{settings.where} has the input fields {', '.join(fields)}. A bundle of cells has genes "
             "and expressions; what other fields mean stands in no tokenizer that can be read here."
         )
-    folder = checkpoint.source.folder
-    if not (folder / "tokenizers" / "genes" / "tokenizer.json").is_file():
+    folder = checkpoint.source.folder if vocabulary is None else vocabulary
+    inside = folder / "tokenizers" / "genes" / "tokenizer.json"
+    if vocabulary is None and not inside.is_file():
         raise MissingPathError(
-            f"There is no {folder / 'tokenizers' / 'genes' / 'tokenizer.json'}: the vocabulary of "
-            f"{checkpoint.weights.where}. Take the folder `tokenizers` from where the checkpoint is "
-            "from and put it beside it."
+            f"There is no {inside}: the vocabulary of {checkpoint.weights.where}. Take the folder "
+            "`tokenizers` from where the checkpoint is from and put it beside it, or say with "
+            "--vocabulary where it is."
         )
     depth = any(each.text("field_name") == "label_expressions" for each in settings.parts("fields"))
     longest = checkpoint.row.max_length or (_DEPTH_LENGTH if depth else _DEFAULT_LENGTH)
@@ -178,7 +194,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
     rows, ids = fields["genes"].vocabulary_size, len(read.vocabulary)
     if ids != rows:
         raise InputDataError(
-            f"The vocabulary in {folder / 'tokenizers'} does not belong to the checkpoint: it has "
+            f"The vocabulary in {folder} does not belong to the checkpoint: it has "
             f"{ids:,} tokens, and the table of {checkpoint.weights.where} has {rows:,} rows. Take "
             "the folder `tokenizers` from where the checkpoint is from."
         )
@@ -193,7 +209,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
     last, held = tokenizer.fields[1].vocabulary_size, fields["expressions"].vocabulary_size
     if last > held:
         raise InputDataError(
-            f"The vocabulary in {folder / 'tokenizers'} has special tokens up to {last - 1}, and the "
+            f"The vocabulary in {folder} has special tokens up to {last - 1}, and the "
             f"field 'expressions' of {checkpoint.weights.where} has rows for {held}: it does not "
             "belong to the checkpoint."
         )

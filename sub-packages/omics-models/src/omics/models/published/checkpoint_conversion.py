@@ -43,7 +43,9 @@ class _Kind:
 
 
 _KINDS = {
-    "bmfm": _Kind(convert_bmfm, bmfm_keys_of, frozenset({"genes", "label", "read_depth"})),
+    "bmfm": _Kind(
+        convert_bmfm, bmfm_keys_of, frozenset({"vocabulary", "genes", "label", "read_depth"})
+    ),
     "geneformer": _Kind(convert_geneformer, geneformer_keys_of, frozenset({"table"})),
     "bioformers": _Kind(convert_bioformers, bioformers_keys_of, frozenset({"genes", "num_bins"})),
 }
@@ -83,7 +85,7 @@ def convert_checkpoint(
             "Leave out --as, or name what it is."
         )
     options = options or ConversionOptions()
-    for name in ("table", "genes", "num_bins", "label", "read_depth"):
+    for name in ("vocabulary", "table", "genes", "num_bins", "label", "read_depth"):
         if getattr(options, name) is not None and name not in _KINDS[row.kind].options:
             known = ", ".join(sorted(_flag(each) for each in _KINDS[row.kind].options))
             raise UsageError(

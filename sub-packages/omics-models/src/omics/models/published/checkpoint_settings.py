@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import InputDataError
@@ -181,9 +182,15 @@ def plain_values(value: Any, where: str) -> Any:
             return [convert(item, depth + 1) for item in each]
         if isinstance(each, set):
             return sorted(str(item) for item in each)
-        return each if isinstance(each, str | int | float | None) else str(type(each).__name__)
+        if isinstance(each, float) and not math.isfinite(each):
+            return str(each)
+        return each if isinstance(each, str | int | float | None) else type(each).__name__
 
     return convert(value, 0)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -198,7 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{path} holds no JSON that can be read ({error}). Take it from its source again."
