@@ -195,7 +195,7 @@ def test_genes_get_their_mean_and_a_row_in_each_cell(cells, finetuned, tmp_path)
         "data_module.batch_tokens=700",
     )
     bundle = Bundle.load(finetuned / "bundle")
-    names = GeneNames.of(bundle)
+    names = GeneNames.of(bundle.tokenizer)
     with open_cells(cells) as store:
         means = embed_genes(bundle, store, layer=-1)
         (result,) = run_cells(bundle, store, level="gene", layer=-1, batch_tokens=10**6)
@@ -262,7 +262,7 @@ def test_labels_of_any_name_have_columns_of_their_own(pretrained):
         labels=labels,
         width=1,
         gene_width=1,
-        genes=GeneNames.of(bundle),
+        genes=GeneNames.of(bundle.tokenizer),
         metadata={},
     )
     names = [name for column in prediction.columns("predictions") for name in column.names]
@@ -430,7 +430,7 @@ def test_reference_fault_memory_of_predict_does_not_grow_with_the_cells(
             labels=labels,
             width=width,
             gene_width=1,
-            genes=GeneNames.of(Bundle.load(pretrained / "bundle")),
+            genes=GeneNames.of(Bundle.load(pretrained / "bundle").tokenizer),
             metadata={},
         )
         in_memory = []

@@ -148,7 +148,7 @@ def predict(config: RunConfig, folder: Path) -> None:
             labels=bundle.labels,
             width=readout.width,
             gene_width=model.hidden_size,
-            genes=GeneNames.of(bundle),
+            genes=GeneNames.of(bundle.tokenizer),
             metadata=metadata,
         )
         results = stack.enter_context(_results(config, bundle, store, rows, "predicting"))

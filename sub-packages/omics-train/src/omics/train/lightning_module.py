@@ -21,7 +21,7 @@ from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.training_step import training_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     import torch
@@ -76,13 +76,20 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: OmicsModel, objective: Objective, config: TrainerConfig, num_steps: int
+        self,
+        model: OmicsModel,
+        objective: Objective,
+        config: TrainerConfig,
+        num_steps: int,
+        *,
+        undecayed: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.config = config
         self.num_steps = num_steps
+        self.undecayed = undecayed
         self.history = History()
         self._means = {"train": RunningMeans(), "validation": RunningMeans()}
 
@@ -131,7 +138,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, stepped after every optimiser step."""
-        optimizer = build_optimizer(self.model, self.config)
+        optimizer = build_optimizer(self.model, self.config, undecayed=self.undecayed)
         schedule = build_schedule(optimizer, self.config, self.num_steps)
         return {
             "optimizer": optimizer,

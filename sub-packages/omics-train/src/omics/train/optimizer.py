@@ -13,6 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from omics.data.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from omics.train.run_config import TrainerConfig
 
 SCHEDULES = ("one_cycle", "constant")
@@ -20,12 +22,15 @@ FIRST_FACTOR, LAST_FACTOR = 1 / 25, 1 / 250_000
 _HEADS = "label_heads."
 
 
-def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainerConfig, *, undecayed: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """Return AdamW; matrices and tables decay, biases and norms do not.
 
     Args:
-        model: with label heads under `label_heads.`.
+        model: with label heads under `label_heads.`; frozen parameters are left out.
         config: rates and decay.
+        undecayed: names of further parameters without decay.
     """
     encoder_rate = config.encoder_learning_rate
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -33,7 +38,8 @@ def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Opti
         if not parameter.requires_grad:
             continue
         is_head = encoder_rate is None or _HEADS in name
-        groups.setdefault((is_head, parameter.ndim > 1), []).append(parameter)
+        decays = parameter.ndim > 1 and name not in undecayed
+        groups.setdefault((is_head, decays), []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": parameters,

@@ -21,12 +21,15 @@ from omics.models.heads import LabelHead
 from omics.models.model_config import PLACE_PREFIX
 from omics.models.readout import POOLED, Readout
 from omics.tokenizers import LabelSpec, TokenBatch, bind_store
+from omics.train.adapters import Adapters, add_adapters, refuse_idle_lora
 from omics.train.cell_selection import data_path, label_values, training_rows
 from omics.train.data_module import TrainingBatches
+from omics.train.freezing import freeze, trained_share
+from omics.train.gene_vectors import place_vectors
 from omics.train.losses import class_weights
 from omics.train.model_source import ModelSource, model_source
 from omics.train.objective import Objective, plan_heads
-from omics.train.run_config import LossConfig, RunConfig
+from omics.train.run_config import LoraConfig, LossConfig, RunConfig
 from omics.train.run_files import (
     BUNDLE,
     refuse_existing,
@@ -56,6 +59,8 @@ class Training:
         source: what it starts from.
         labels: columns with their classes.
         model: with the heads that the losses read.
+        adapters: beside its weights until they are merged; None for none.
+        undecayed: names of tables without weight decay, as some of their rows are frozen.
         objective: of the run.
         batches: of training; each pass is an epoch.
         validation: batches of a fixed epoch, or None.
@@ -64,6 +69,8 @@ class Training:
     source: ModelSource
     labels: list[LabelSpec]
     model: OmicsModel
+    adapters: Adapters | None
+    undecayed: Sequence[str]
     objective: Objective
     batches: TrainingBatches
     validation: TrainingBatches | None
@@ -141,6 +148,12 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     new = list(model.state_dict())
     if source.checkpoint is not None:
         new = model.load_matching(_reusable_weights(source.checkpoint, model, labels))
+    undecayed = []
+    for name, vectors in source.vectors.items():
+        say(str(vectors))
+        table = place_vectors(model, name, vectors)
+        if vectors.frozen:
+            undecayed.append(table)
     parts = _Parts(config, reader, source, tokenizer, objective)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
@@ -155,6 +168,8 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         source=source,
         labels=labels,
         model=model,
+        adapters=_choose_trained(model, config),
+        undecayed=undecayed,
         objective=objective,
         batches=parts.batches(rows["train"], shuffle=True, training=True),
         validation=validation,
@@ -184,7 +199,9 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
     settings, batches = config.trainer, training.batches
     L.seed_everything(config.seed, verbose=False)
     num_steps = settings.max_epochs * batches.steps_per_epoch
-    module = TrainingModule(training.model, training.objective, settings, num_steps)
+    module = TrainingModule(
+        training.model, training.objective, settings, num_steps, undecayed=training.undecayed
+    )
     verb = "fine-tuning" if training.labels else "pretraining"
     total = settings.max_epochs * len(batches)
     with quiet_lightning(), progress(verb, total, unit="batches") as advance:
@@ -210,6 +227,8 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
         last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
         if last:
             say(f"{phase}: {last}")
+    if training.adapters is not None:
+        training.adapters.merge()
     training.model.cpu().eval()
 
 
@@ -251,6 +270,21 @@ class _Parts:
             window=self.config.trainer.accumulate_grad_batches if shuffle else 1,
             fixed_epoch=None if shuffle else 0,
         )
+
+
+def _choose_trained(model: OmicsModel, config: RunConfig) -> Adapters | None:
+    """Freeze what the configuration names and put adapters where it wants them."""
+    settings = config.trainer
+    refuse_idle_lora(settings.lora, LoraConfig())
+    if settings.freeze:
+        say(freeze(model, settings.freeze))
+    if not settings.lora.r:
+        return None
+    if config.checkpoint is None:
+        raise ConfigError("trainer.lora adapts trained weights: add checkpoint=BUNDLE.")
+    adapters = add_adapters(model, settings.lora, seed=config.seed)
+    say(f"LoRA in {len(adapters.modules)} layers: {trained_share(model)}")
+    return adapters
 
 
 def _reusable_weights(
