@@ -17,7 +17,8 @@ from omics.data.storage.block_encoding import (
     NOT_FINITE,
     OUT_OF_RANGE,
     SMALL_BINS,
-    encode_counts,
+    code_counts,
+    count_codes,
     inspect_rows,
     pack_rows,
     rank_rows,
@@ -42,15 +43,13 @@ def blocks(draw, num_genes=700):
     return indptr, genes, counts
 
 
-def encoded(indptr, genes, values, num_genes):
+def coded_of(indptr, genes, values, num_genes):
     coded = (np.zeros(len(genes), np.uint16), np.zeros(len(genes), np.uint8))
-    sums = (
-        np.zeros((num_genes, SMALL_BINS), np.uint32),
-        np.zeros((num_genes, LARGE_BINS), np.uint32),
-        np.zeros(num_genes, np.int64),
-        np.zeros(len(indptr) - 1, np.int64),
+    cell_sums = np.full(len(indptr) - 1, -1)
+    found = code_counts(
+        indptr, genes, values, num_genes=num_genes, coded=coded, cell_sums=cell_sums
     )
-    return encode_counts(indptr, genes, values, coded=coded, sums=sums), coded, sums
+    return found, coded, cell_sums
 
 
 @pytest.mark.parametrize("gene_type", [np.int32, np.int64])
@@ -58,29 +57,51 @@ def encoded(indptr, genes, values, num_genes):
 @given(blocks())
 def test_counts_are_coded_and_counted(gene_type, value_type, block):
     indptr, genes, counts = block
-    found, coded, sums = encoded(indptr, genes.astype(gene_type), counts.astype(value_type), 700)
+    found, coded, cell_sums = coded_of(
+        indptr, genes.astype(gene_type), counts.astype(value_type), 700
+    )
     assert found.tolist() == np.flatnonzero(counts >= 255).tolist()
     assert coded[0].tolist() == genes.tolist()
     assert coded[1].tolist() == np.minimum(counts, 255).tolist()
+    expected = [counts[begin:end].sum() for begin, end in pairwise(indptr)]
+    assert cell_sums.tolist() == expected
+    small = np.ones((SMALL_BINS, 700), np.uint16)
+    large = np.ones((700, LARGE_BINS), np.uint32)
+    count_codes(*coded, small=small, large=large)
     histogram = np.zeros((700, LARGE_BINS), np.int64)
     np.add.at(histogram, (genes, np.minimum(counts, LARGE_BINS - 1)), 1)
-    assert (sums[0] == histogram[:, :SMALL_BINS]).all()
-    assert not sums[1][:, :SMALL_BINS].any()
-    assert (sums[1][:, SMALL_BINS:] == histogram[:, SMALL_BINS:]).all()
-    escaped = np.zeros(700, np.int64)
-    np.add.at(escaped, genes, np.where(counts >= LARGE_BINS - 1, counts, 0))
-    assert (sums[2] == escaped).all()
-    cells = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    expected = np.zeros(len(indptr) - 1, np.int64)
-    np.add.at(expected, cells, counts)
-    assert sums[3].tolist() == expected.tolist()
+    assert (histogram[:, :SMALL_BINS] == small.T - 1).all()
+    assert (large[:, :SMALL_BINS] == 1).all()
+    assert (large[:, SMALL_BINS:] - 1 == histogram[:, SMALL_BINS:]).all()
+
+
+@given(st.lists(st.integers(1, 2**32 - 1), min_size=1, max_size=400), st.data())
+def test_long_cells_are_coded_like_short_ones(counts, data):
+    """SIMD works on many entries at a time; the one bad entry may be anywhere."""
+    values = np.array(counts, np.float32)
+    values[values >= 2.0**32] = 2.0**31  # What float32 rounds up.
+    genes = np.arange(len(values), dtype=np.int32)
+    indptr = np.array([0, len(values)])
+    found, coded, cell_sums = coded_of(indptr, genes, values, 400)
+    assert found.tolist() == np.flatnonzero(values >= 255).tolist()
+    assert coded[1].tolist() == np.minimum(values, 255).tolist()
+    assert cell_sums[0] == int(values.sum(dtype=np.float64))
+    entry = data.draw(st.integers(0, len(values) - 1))
+    for wrong in (0, -0.0, -3, 0.5, 254.5, 300.5, np.nan, np.inf, -np.inf, 2.0**32):
+        bad = values.copy()
+        bad[entry] = wrong
+        assert coded_of(indptr, genes, bad, 400)[0].tolist() == [-1 - 2 * entry]
+    for wrong in (-1, 400, genes[entry - 1] if entry else -(2**31)):
+        bad = genes.copy()
+        bad[entry] = wrong
+        assert coded_of(indptr, bad, values, 400)[0].tolist() == [-2 - 2 * entry]
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, 1.5, np.nan, np.inf, -np.inf, 2.0**32, 1e300])
 def test_the_first_value_that_is_no_count_is_reported(bad):
     indptr = np.array([0, 1, 4])
     values = np.array([5, 1, bad, bad])
-    found, _, _ = encoded(indptr, np.array([2, 0, 1, 2]), values, 3)
+    found, _, _ = coded_of(indptr, np.array([2, 0, 1, 2]), values, 3)
     assert found.tolist() == [-1 - 2 * 2]
     assert inspect_rows(indptr, np.array([2, 0, 1, 2]), values, 3) & (NOT_A_COUNT | HAS_ZEROS)
 
@@ -96,7 +117,7 @@ def test_the_first_value_that_is_no_count_is_reported(bad):
 )
 def test_the_first_misplaced_gene_is_reported(genes, entry, flag):
     indptr, values = np.array([0, 3]), np.ones(3)
-    found, _, _ = encoded(indptr, np.array(genes), values, 3)
+    found, _, _ = coded_of(indptr, np.array(genes), values, 3)
     assert found.tolist() == [-2 - 2 * entry]
     assert inspect_rows(indptr, np.array(genes), values, 3) & flag
 

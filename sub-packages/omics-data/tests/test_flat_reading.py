@@ -63,7 +63,7 @@ def test_any_range_is_what_hdf5_reads(path, name, direct, data):
 def test_memory_is_used_again_only_when_nobody_holds_it(path):
     with h5py.File(path) as file:
         reader = FlatReader(path, file["contiguous"])
-        reader._free.clear()
+        reader._memory._free.clear()
         first = reader.read(0, 400)
         part = first[100:200]
         expected = part.tolist()

@@ -11,7 +11,8 @@ from transformers import AutoModel
 from omics.data.errors import ConfigError, ExistingPathError, InputDataError, MissingPathError
 from omics.data.transforms import LogNormalize, TopGenes
 from omics.models import Bundle, CorruptBundleError
-from omics.tokenizers import GeneTokenizer, SequenceTokenizer, ValueField
+from omics.models.model_config import LabelHeadConfig
+from omics.tokenizers import GeneTokenizer, LabelSpec, SequenceTokenizer, ValueField
 
 GENES = [f"g{i}" for i in range(NUM_GENES)]
 LABELS = {"cell.type": ["b cell", "t cell", "nk"]}
@@ -45,6 +46,25 @@ def test_a_loaded_bundle_gives_the_same_numbers_and_knows_everything(saved):
     assert loaded.provenance == {"seed": 3}
     assert loaded.digest == saved.digest != ""
     assert loaded.label_specs[0].classes == ("b cell", "t cell", "nk")
+
+
+def test_the_kind_of_a_label_is_kept(tmp_path):
+    specs = [
+        LabelSpec(name="age", classes=(), kind="regression"),
+        LabelSpec(
+            name="cell.type", classes=("b", "t"), kind="hierarchy", nodes={"lymphocyte": (0, 1)}
+        ),
+    ]
+    heads = tuple(LabelHeadConfig(name=x.name, num_classes=x.num_outputs) for x in specs)
+    bundle = Bundle(
+        model=small_model(labels=heads),
+        tokenizer=GeneTokenizer.from_list(GENES),
+        label_specs=specs,
+    )
+    bundle.save(tmp_path / "bundle")
+    loaded = Bundle.load(tmp_path / "bundle")
+    assert list(loaded.label_specs) == specs
+    assert loaded.labels == {"age": [], "cell.type": ["b", "t"]}
 
 
 def test_transformers_reads_the_folder_too(saved):

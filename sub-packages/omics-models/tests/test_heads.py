@@ -117,6 +117,29 @@ def test_gradient_reversal_turns_the_gradient_into_the_encoder_and_no_output(str
     assert torch.equal(*heads)
 
 
+def test_a_strength_set_for_a_step_counts_and_at_zero_the_encoder_gets_nothing():
+    label = LabelHeadConfig(name="batch", num_classes=3, gradient_reversal=2.0)
+    gradients = {}
+    for strength in (2.0, 1.0, 0.0):
+        model = small_model(labels=(label,))
+        model.label_heads[0].reversal_strength = strength
+        run(model).labels["batch"].square().sum().backward()
+        gradients[strength] = model.encoder.layers[0].up.weight.grad
+    assert torch.allclose(gradients[2.0], 2 * gradients[1.0], atol=1e-5)
+    assert float(gradients[0.0].abs().max()) == 0.0 < float(gradients[1.0].abs().max())
+
+
+def test_a_dispersion_is_one_number_a_gene():
+    model = small_model(
+        field_heads=(FieldHeadConfig(field="expression", kind="log_dispersion"),),
+        wced=(WcedConfig(field="expression", outputs=("mse", "log_dispersion")),),
+    )
+    tokens = {"expression_log_dispersion": torch.arange(3)}
+    output = run(model, field_tokens=tokens, wced=["expression"])
+    assert output.fields["expression_log_dispersion"].shape == (3, 1)
+    assert output.wced["expression"].shape[2] == 2
+
+
 @pytest.mark.parametrize(
     ("pooling", "rows"),
     [
@@ -180,6 +203,11 @@ def test_layers_are_kept_when_asked_for():
             "no table to be tied to",
         ),
         ({"labels": (LabelHeadConfig(name="a", num_classes=2, depth=3),)}, "depth 3, not 1 or 2"),
+        (
+            {"field_heads": (FieldHeadConfig(field="expression", kind="regression", link="expp"),)},
+            "Did you mean 'exp'",
+        ),
+        ({"wced": (WcedConfig(field="expression", link="log"),)}, "link of wced is 'log'"),
     ],
 )
 def test_a_head_or_switch_that_cannot_work_is_refused(changes, message):

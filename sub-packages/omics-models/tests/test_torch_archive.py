@@ -294,10 +294,19 @@ def test_a_flipped_bit_of_a_weight_is_found_when_it_is_read(tmp_path):
 def test_what_is_not_a_tensor_among_the_weights_is_named(tmp_path):
     with pytest.raises(UnsafeCheckpointError, match="'extra' of type dict among its weights"):
         read_weight_file(save(tmp_path / "a.pt", {"w": torch.ones(2), "extra": {}}))
+    for name in ("\x1b[31mred", "w" * 600):
+        with pytest.raises(UnsafeCheckpointError, match="as no model names one"):
+            read_weight_file(save(tmp_path / "d.pt", {name: torch.ones(2)}))
     with pytest.raises(DamagedCheckpointError, match="holds one list"):
         read_weight_file(save(tmp_path / "b.pt", [torch.ones(2)]))
     with pytest.raises(DamagedCheckpointError, match="holds no weights"):
         read_weight_file(save(tmp_path / "c.pt", {"state_dict": {}}))
+
+
+def test_safetensors_without_a_tensor_hold_no_weights(tmp_path):
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(DamagedCheckpointError, match="holds no weights"):
+        read_weight_file(tmp_path / "model.safetensors")
 
 
 def test_safetensors_that_are_none_are_refused(tmp_path):

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from omics.data.errors import ConfigError, InputDataError
 from omics.tokenizers import FieldSpec, LabelSpec
+from omics.tokenizers.fields import labelled_rows
 
 
 def test_classes_are_sorted_and_missing_values_are_unlabelled():
@@ -66,3 +69,98 @@ def test_a_field_without_a_mask_token_cannot_be_masked():
 def test_special_ids_outside_the_field_are_refused():
     with pytest.raises(ConfigError, match=r"has 3 ids and special ones at \(3,\)"):
         FieldSpec(name="g", kind="discrete", vocabulary_size=3, special_ids=(3,), mask_id=None)
+
+
+def test_several_labels_of_a_cell_are_ones_in_a_row():
+    values = np.array(["b|a", None, "c", "a", "d|a", "d"], dtype=object)
+    label = LabelSpec.from_values("tissues", values[:4], kind="multilabel")
+    assert label.classes == ("a", "b", "c")
+    assert label.num_outputs == 3
+    encoded = label.encode(values)
+    assert encoded.dtype == np.float32
+    assert encoded[[0, 2, 3, 4]].tolist() == [[1, 1, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0]]
+    # Nothing is known of a cell without a label, and of one whose labels no training cell has.
+    assert np.isnan(encoded[[1, 5]]).all()
+    assert labelled_rows(encoded).tolist() == [0, 2, 3, 4]
+
+
+def test_a_regression_label_is_a_number():
+    values = np.array([3.5, None, 2, float("nan")], dtype=object)
+    label = LabelSpec.from_values("age", values, kind="regression")
+    assert (label.classes, label.num_outputs) == ((), 1)
+    encoded = label.encode(values)
+    assert encoded.dtype == np.float32
+    assert encoded[[0, 2]].tolist() == [3.5, 2.0]
+    assert labelled_rows(encoded).tolist() == [0, 2]
+    with pytest.raises(InputDataError, match="holds 'old', which is no finite number"):
+        label.encode(np.array(["3", "old"], dtype=object))
+    with pytest.raises(InputDataError, match="'age' holds no number"):
+        LabelSpec.from_values("age", np.array([None, None], dtype=object), kind="regression")
+
+
+HIERARCHY = LabelSpec(
+    name="t", classes=("a", "b", "c"), kind="hierarchy", nodes={"ab": (0, 1), "all": (0, 1, 2)}
+)
+
+
+def test_nodes_of_a_hierarchy_follow_its_classes():
+    values = np.array(["all", "b", None, "x", "ab"], dtype=object)
+    assert HIERARCHY.encode(values).tolist() == [4, 1, -100, -100, 3]
+    assert labelled_rows(HIERARCHY.encode(values)).tolist() == [0, 1, 4]
+    assert HIERARCHY.below().astype(int).tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+        [1, 1, 0],
+        [1, 1, 1],
+    ]
+
+
+def test_the_probability_of_a_node_is_the_sum_of_those_below():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]], np.float32)
+    rolled = HIERARCHY.roll_up(probabilities)
+    assert rolled.dtype == np.float32
+    assert np.allclose(rolled, [[0.8, 1.0], [0.0, 1.0]])
+    plain = LabelSpec(name="t", classes=("a", "b", "c"))
+    assert plain.roll_up(probabilities).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LabelSpec(name="t", classes=("a", "b")),
+        LabelSpec(name="t", classes=("a", "b"), kind="multilabel"),
+        LabelSpec(name="t", classes=(), kind="regression"),
+        HIERARCHY,
+    ],
+)
+def test_a_label_survives_as_json(spec):
+    assert LabelSpec.from_json("t", json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_plain_classes_are_a_list_in_json():
+    assert LabelSpec(name="t", classes=("a", "b")).to_json() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"kind": "clas"}, "Did you mean 'class'"),
+        ({"nodes": {"ab": (0, 1)}}, "has nodes but is no hierarchy"),
+    ],
+)
+def test_a_label_that_makes_no_sense_is_refused(parts, message):
+    with pytest.raises(ConfigError, match=message):
+        LabelSpec(name="t", classes=("a", "b"), **parts)
+
+
+def test_values_of_tokens_are_as_many_as_ids():
+    with pytest.raises(ConfigError, match="has 3 ids and 2 values for them"):
+        FieldSpec(
+            name="g",
+            kind="discrete",
+            vocabulary_size=3,
+            special_ids=(),
+            mask_id=None,
+            token_values=(0.0, 1.0),
+        )

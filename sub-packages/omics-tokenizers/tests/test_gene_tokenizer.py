@@ -288,7 +288,7 @@ def test_what_cannot_be_is_refused_when_it_is_made(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "begins with one needs a special token with the role 'cls'"),
+        ({}, r"\(prepend\) needs a special token with the role 'cls'"),
         ({"prepend": [], "append_sep": True}, "append_sep needs a special token"),
         ({"prepend": [], "depth_tokens": True}, r"cannot begin with '\[S\]'"),
     ],
@@ -316,3 +316,10 @@ def test_every_option_is_saved_and_loaded(tmp_path):
     assert loaded.fields == tokenizer.fields
     assert reads_cells(loaded)
     assert not reads_cells(SequenceTokenizer())
+
+
+def test_no_cells_give_no_tokens():
+    bound = GeneTokenizer.from_list(["A"], append_sep=True, max_length=5).bind(table("A"))
+    tokens = bound.encode(cells([], num_genes=1))
+    assert tokens.offsets.tolist() == [0]
+    assert tokens.num_tokens == 0

@@ -77,6 +77,20 @@ def test_the_special_tokens_map_beside_the_file_names_roles(tmp_path):
     assert vocabulary.names == ("GENE",)
 
 
+def test_the_tokens_of_a_template_are_special_whatever_they_are_called(tmp_path):
+    processor = {"type": "BertProcessing", "cls": ["begin", 1], "sep": ["end", 0]}
+    folder = write(tmp_path, ["end", "begin", "GENE"], specials=[], processor=processor)
+    vocabulary = read_hf_tokenizer(folder)
+    assert vocabulary.specials == {"cls": "begin", "sep": "end"}
+    tokenizer = import_hf_tokenizer(folder)
+    assert (tokenizer.prepend, tokenizer.append_sep) == (("begin",), True)
+
+
+def test_a_vocabulary_is_read_without_its_post_processor(tmp_path):
+    folder = write(tmp_path, [*SPECIALS, "A"], processor={"type": "Sequence"})
+    assert read_hf_tokenizer(folder).names == ("A",)
+
+
 def test_added_tokens_may_stand_behind_the_vocabulary(tmp_path):
     folder = write(tmp_path, [*SPECIALS, "A"])
     value = json.loads((folder / "tokenizer.json").read_text())

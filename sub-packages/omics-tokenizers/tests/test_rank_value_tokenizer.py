@@ -171,6 +171,21 @@ def test_genes_of_one_token_are_summed_and_stand_where_the_first_of_them_stands(
     assert rows_of(bound.encode(cells([[(1, 3), (2, 2)]], num_genes=3))) == [[3, 2]]
 
 
+def test_retired_ids_are_summed_with_the_genes_they_became():
+    tokenizer = tokenizer_of({"new": 1.0, "x": 1.0}, frame=V1_FRAME, aliases={"retired": "new"})
+    bound = tokenizer.bind(GeneTable(["x", "retired", "new"]))
+    assert bound.coverage.matched_by == {"id": 2, "id without version": 0, "alias": 1}
+    assert rows_of(bound.encode(cells([[(0, 3), (1, 2), (2, 2)]], num_genes=3))) == [[2, 3]]
+
+
+def test_no_cells_give_no_tokens():
+    bound = tokenizer_of({"a": 1.0}).bind(GeneTable("a"))
+    for encoder in (bound, bound.for_view()):
+        tokens = encoder.encode(cells([], num_genes=1))
+        assert tokens.offsets.tolist() == [0]
+        assert tokens.num_tokens == 0
+
+
 def test_versions_have_their_length_and_special_tokens(tmp_path):
     genes = {f"g{i}": 1.0 for i in range(5000)}
     for frame, name in ((V1_FRAME, "V1"), (V2_FRAME, "V2")):

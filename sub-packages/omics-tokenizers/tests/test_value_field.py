@@ -45,6 +45,9 @@ def test_bins_have_a_vocabulary_of_their_own():
     assert field.encode(batch(bin=np.array([2, 0, 1], np.int32))).tolist() == [7, 5, 6]
     spec = field.spec(GENES, ["[CLS]"])
     assert (spec.kind, spec.vocabulary_size, spec.mask_id) == ("discrete", 8, 4)
+    assert np.isnan(spec.token_values[:5]).all()
+    assert spec.token_values[5:] == (0.0, 1.0, 2.0)
+    assert spec == ValueField.binned(3).spec(GENES, ["[CLS]"])
 
 
 def test_bins_of_a_published_vocabulary_keep_their_ids():

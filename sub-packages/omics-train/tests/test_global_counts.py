@@ -14,9 +14,22 @@ import torch.multiprocessing as mp
 from training_parts import CLASSIFY, PRETRAIN, model_of, objective_of, random_tokens
 
 from omics.train.batch_window import with_totals
+from omics.train.run_config import LossConfig
 from omics.train.training_step import training_step
 
 NUM_CELLS = 12
+LOSSES = [*PRETRAIN, *CLASSIFY]
+MORE_LOSSES = [
+    *LOSSES,
+    *(
+        LossConfig(name=name, field_name="expression", wced_target=target, **options)
+        for target in ("input_genes", "non_input_genes")
+        for name, options in [("mse", {}), ("mae", {"ignore_zero": True}), ("is_zero_focal", {})]
+    ),
+    LossConfig(name="is_zero_bce", field_name="expression", mvc=True),
+    LossConfig(name="mae", field_name="expression", ignore_zero=True, shrinkage=0.1),
+    LossConfig(name="focal", label_column_name="cell_type", class_weight_exponent=0.5),
+]
 
 
 def slice_of(tokens, start, stop):
@@ -36,9 +49,9 @@ def slice_of(tokens, start, stop):
     return cut(tokens)
 
 
-def gradients(bounds, *, window, world_size=1, divide_by):
+def gradients(bounds, *, window, world_size=1, divide_by, losses=LOSSES):
     """Return the gradients of one step over the cells between the bounds."""
-    objective, plan = objective_of([*PRETRAIN, *CLASSIFY])
+    objective, plan = objective_of(losses)
     model = model_of(plan)
     tokens = random_tokens(NUM_CELLS, seed=4)
     parts = [objective.prepare(slice_of(tokens, a, b), epoch=0) for a, b in pairwise(bounds)]
@@ -52,11 +65,12 @@ def relative(found, wanted):
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+@pytest.mark.parametrize("losses", [LOSSES, MORE_LOSSES])
 @pytest.mark.parametrize("bounds", [[0, 5, 12], [0, 1, 2, 12], [0, 0, 12]])
-def test_accumulation_over_uneven_micro_batches_changes_nothing(bounds):
-    whole = gradients([0, NUM_CELLS], window=1, divide_by=1)
+def test_accumulation_over_uneven_micro_batches_changes_nothing(bounds, losses):
+    whole = gradients([0, NUM_CELLS], window=1, divide_by=1, losses=losses)
     window = len(bounds) - 1
-    split = gradients(bounds, window=window, divide_by=window)
+    split = gradients(bounds, window=window, divide_by=window, losses=losses)
     assert relative(split, whole) < 1e-5
 
 

@@ -1,167 +1,273 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from training_parts import (
     CLASSIFY,
     EXPRESSION,
     GENES,
     LABEL,
     PRETRAIN,
+    asked_of,
+    heads_of,
+    model_of,
     objective_of,
     random_tokens,
 )
 
-from omics.data.errors import ConfigError
-from omics.tokenizers import FieldSpec, TokenBatch
-from omics.tokenizers.vocabulary import special_value
-from omics.train.masking import mask_field
-from omics.train.objective import Objective, plan_heads
+from omics.data.errors import ConfigError, InputDataError
+from omics.tokenizers import FieldSpec, LabelSpec
+from omics.train.head_plan import plan_heads, with_label_losses
 from omics.train.run_config import LossConfig
 
-
-def test_masks_are_the_same_for_a_cell_in_whatever_batch():
-    tokens = random_tokens(8)
-    _, positions, values = mask_field(
-        tokens, EXPRESSION, genes=GENES, change_ratio=0.3, seed=3, epoch=2
-    )
-    begin, end = tokens.offsets[5], tokens.offsets[6]
-    alone = type(tokens)(
-        fields={name: v[begin:end] for name, v in tokens.fields.items()},
-        offsets=np.array([0, end - begin]),
-        rows=tokens.rows[5:6],
-    )
-    _, alone_positions, alone_values = mask_field(
-        alone, EXPRESSION, genes=GENES, change_ratio=0.3, seed=3, epoch=2
-    )
-    here = (positions >= begin) & (positions < end)
-    assert (positions[here] - begin).tolist() == alone_positions.tolist()
-    assert values[here].tolist() == alone_values.tolist()
+BINS = FieldSpec(
+    name="expression",
+    kind="discrete",
+    vocabulary_size=8,
+    special_ids=(0, 1, 2, 3, 4),
+    mask_id=4,
+    token_values=(*[float("nan")] * 5, 0.0, 1.0, 2.0),
+)
 
 
-def test_masks_differ_between_epochs_and_seeds_and_hide_the_asked_share():
-    tokens = random_tokens(400, seed=1)
-    kept = {}
-    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
-        masked, positions, _ = mask_field(
-            tokens, EXPRESSION, genes=GENES, change_ratio=0.15, seed=seed, epoch=epoch
-        )
-        kept[seed, epoch] = positions.tolist()
-        share = len(positions) / len(tokens.targets.fields["genes"])
-        assert 0.12 < share < 0.18
-        assert (masked.fields["expression"][positions] == special_value(4)).all()
-        assert (tokens.fields["genes"][positions] >= 5).all()
-    assert len({tuple(p) for p in kept.values()}) == 3
-
-
-def test_masking_a_discrete_field_leaves_the_input_untouched():
-    tokens = random_tokens(5)
-    before = tokens.fields["genes"].copy()
-    masked, positions, values = mask_field(
-        tokens, GENES, genes=GENES, change_ratio=1.0, seed=0, epoch=0
-    )
-    assert (tokens.fields["genes"] == before).all()
-    assert (masked.fields["genes"][positions] == 4).all()
-    assert values.tolist() == before[positions].tolist()
-
-
-def test_a_ratio_that_is_no_probability_is_refused():
-    with pytest.raises(ConfigError, match=r"change_ratio is 1\.5"):
-        mask_field(random_tokens(2), EXPRESSION, genes=GENES, change_ratio=1.5, seed=0, epoch=0)
+def planned(losses, *, labels=(LABEL,), **options):
+    return plan_heads(losses, asked_of(losses, labels=labels, **options), heads_of(labels))
 
 
 def test_without_sampled_input_the_whole_cell_is_its_own_target_before_masking():
     objective, _ = objective_of(PRETRAIN)
     tokens = random_tokens(4)
-    expected = tokens.targets
+    with_target = objective.prepare(tokens, epoch=0)
     tokens.targets = None
+    without = objective.prepare(tokens, epoch=0)
+    for part in ("cell", "gene", "value"):
+        ours, theirs = (
+            getattr(batch.whole_cells["expression"].expressed, part)
+            for batch in (without, with_target)
+        )
+        assert np.array_equal(ours, theirs)
+    assert without.counts == with_target.counts
+
+
+def test_hidden_values_of_thinned_cells_are_those_they_had():
+    objective, _ = objective_of(PRETRAIN[:1], denoised=["expression"])
+    tokens = random_tokens(6)
+    whole = tokens.targets.fields["expression"].copy()
+    is_gene = tokens.fields["genes"] >= 5
+    tokens.fields["expression"][is_gene] = whole / 2
+    tokens.fields["expression"][np.flatnonzero(is_gene)[::4]] = 0.0  # Lost all of its counts.
+    asked = objective.prepare(tokens, epoch=0).questions["expression"]
+    place = np.cumsum(is_gene) - 1
+    assert len(asked.values)
+    assert np.array_equal(asked.values, whole[place[asked.positions]])
+
+
+def test_every_gene_of_the_input_is_asked_for_its_value_in_the_target():
+    losses = [
+        LossConfig(name="mse", field_name="label_expression"),
+        LossConfig(name="is_zero_bce", field_name="label_expression"),
+    ]
+    objective, plan = objective_of(losses, answered=["label_expression"])
+    assert [head.name for head in plan.field_heads] == [
+        "label_expression_regression",
+        "label_expression_is_zero",
+    ]
+    tokens = random_tokens(5, seed=1)
+    tokens.targets = random_tokens(5, seed=2).targets  # Other genes than the input has.
     batch = objective.prepare(tokens, epoch=0)
-    assert batch.tokens.targets.offsets.tolist() == expected.offsets.tolist()
-    assert (
-        batch.tokens.targets.fields["expression"].tolist() == expected.fields["expression"].tolist()
+    asked = batch.questions["label_expression"]
+    assert np.array_equal(asked.positions, np.flatnonzero(tokens.fields["genes"] >= 5))
+    cell = tokens.cell_of_token()
+    target_cell = tokens.targets.cell_of_token()
+    for position, value in zip(asked.positions, asked.values, strict=True):
+        same = (target_cell == cell[position]) & (
+            tokens.targets.fields["genes"] == tokens.fields["genes"][position]
+        )
+        assert value == (tokens.targets.fields["expression"][same].sum() if same.any() else 0.0)
+    assert 0 < np.count_nonzero(asked.values) < len(asked.values)
+    output = objective.forward(model_of(plan), batch.to("cpu"))
+    assert output.fields["label_expression_is_zero"].shape == (len(asked.values), 1)
+
+
+def test_the_input_does_not_depend_on_the_target():
+    """Which genes the answer expresses must not be seen in the input, whatever it is."""
+    objective, _ = objective_of(
+        [LossConfig(name="mse", field_name="label_expression")], answered=["label_expression"]
     )
+    tokens = random_tokens(5, seed=1)
+    inputs = []
+    for seed in (2, 3):
+        tokens.targets = random_tokens(5, seed=seed).targets
+        batch = objective.prepare(tokens, epoch=0)
+        inputs.append((batch.tokens, batch.questions["label_expression"].positions))
+        assert batch.tokens.targets is None
+    for name in ("genes", "expression"):
+        assert np.array_equal(inputs[0][0].fields[name], inputs[1][0].fields[name])
+    assert np.array_equal(inputs[0][1], inputs[1][1])
+
+
+def test_bins_are_decoded_and_expected_by_their_numbers():
+    losses = [
+        LossConfig(name="token_value", field_name="expression"),
+        LossConfig(name="mse", field_name="expression", wced_target="all_genes"),
+    ]
+    objective, _ = objective_of(losses, masked=(BINS,), fields=(GENES, BINS))
+    tokens = random_tokens(4)
+    for part in (tokens, tokens.targets):
+        values = part.fields["expression"]
+        bins = np.where(values < 0, 2, 5 + np.minimum(values, 2).astype(int))
+        part.fields["expression"] = bins.astype(np.int32)
+    batch = objective.prepare(tokens, epoch=0)
+    expressed = batch.whole_cells["expression"].expressed.value
+    number = tokens.targets.fields["expression"] - 5
+    assert np.array_equal(expressed, number[number > 0])
+    assert objective.terms[0].token_values[5:].tolist() == [0.0, 1.0, 2.0]
+    assert objective.class_counts["expression_masked"] == 8
 
 
 def test_heads_follow_from_the_losses():
-    plan = plan_heads([*PRETRAIN, *CLASSIFY], [LABEL], [EXPRESSION])
+    plan = planned([*PRETRAIN, *CLASSIFY])
     assert [(h.field, h.kind) for h in plan.field_heads] == [("expression", "regression")]
     assert [(w.field, w.outputs) for w in plan.wced] == [("expression", ("is_zero_bce", "mse"))]
     assert [(x.name, x.num_classes) for x in plan.labels] == [("cell_type", 3)]
+    counts = [
+        LossConfig(name="negative_binomial", field_name="expression"),
+        LossConfig(name="is_zero_focal", field_name="expression", mvc=True),
+        LossConfig(name="poisson", field_name="expression", wced_target="input_genes"),
+        LossConfig(name="cross_entropy", field_name="genes", tied=True),
+    ]
+    plan = planned(counts, masked=(EXPRESSION, GENES))
+    assert [(h.name, h.link, h.tied) for h in plan.field_heads] == [
+        ("expression_regression", "exp", False),
+        ("expression_log_dispersion", "identity", False),
+        ("expression_mvc_is_zero", "identity", False),
+        ("genes_token_scores", "identity", True),
+    ]
+    assert [(w.outputs, w.link) for w in plan.wced] == [(("mse",), "exp")]
+
+
+def test_every_kind_of_label_has_a_loss_by_default():
+    kinds = {"class": "cross_entropy", "multilabel": "bce_with_logits", "regression": "mse"}
+    labels = [LabelSpec(name=kind, classes=("a", "b"), kind=kind) for kind in (*kinds, "hierarchy")]
+    losses = with_label_losses([], labels)
+    assert [loss.name for loss in losses] == [*kinds.values(), "hce"]
+    assert [loss.label_column_name for loss in losses] == [spec.name for spec in labels]
+    assert with_label_losses(CLASSIFY, labels) == CLASSIFY
 
 
 def test_an_objective_of_labels_hides_nothing():
     objective, _ = objective_of(CLASSIFY)
     assert not objective.is_self_supervised
-    assert objective.prepare(random_tokens(3), epoch=0).hidden_positions == {}
+    assert objective.prepare(random_tokens(3), epoch=0).questions == {}
+
+
+def test_a_target_that_is_not_finite_names_its_cell():
+    objective, _ = objective_of(PRETRAIN[1:])
+    tokens = random_tokens(4, first_row=7)
+    tokens.targets.fields["expression"][tokens.targets.offsets[2]] = np.inf
+    with pytest.raises(InputDataError, match="'expression' of the cell in row 9 holds inf"):
+        objective.prepare(tokens, epoch=0)
+
+
+def test_constants_move_to_the_device_of_the_model_and_counts_stay_on_the_host():
+    losses = [*PRETRAIN, *CLASSIFY, LossConfig(name="token_value", field_name="expression")]
+    objective, _ = objective_of(losses[:4])
+    moved = objective.to("meta")
+    for term in moved.terms:
+        for each in dataclasses.fields(term):
+            value = getattr(term, each.name)
+            assert not isinstance(value, torch.Tensor) or value.device.type == "meta"
+    assert objective.prepare(random_tokens(3), epoch=0).counts.keys() == {
+        term.name for term in objective.terms
+    }
+
+
+FIELD = {"field_name": "expression"}
 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
         ({"name": "mse"}, "needs either field_name or label_column_name"),
+        (
+            {"name": "mse", "label_column_name": "cell_type", **FIELD},
+            "needs either field_name or label_column_name",
+        ),
         ({"name": "cross_entropy", "label_column_name": "cell_typ"}, "Did you mean 'cell_type'"),
-        ({"name": "mse", "label_column_name": "cell_type"}, "use 'cross_entropy'"),
-        ({"name": "msee", "field_name": "expression"}, "Did you mean 'mse'"),
+        ({"name": "mse", "label_column_name": "cell_type"}, "use cross_entropy or focal"),
+        ({"name": "hce", "label_column_name": "cell_type"}, "does not fit a label of kind 'class'"),
+        ({"name": "poisson", "label_column_name": "cell_type"}, "is not for labels"),
+        ({"name": "msee", **FIELD}, "Did you mean 'mse'"),
         ({"name": "mse", "field_name": "expresion"}, "Did you mean 'expression'"),
         ({"name": "mse", "field_name": "genes"}, "does not fit the discrete field"),
-        ({"name": "cross_entropy", "field_name": "expression"}, "does not fit the continuous"),
+        ({"name": "cross_entropy", **FIELD}, "does not fit the continuous"),
+        ({"name": "token_value", "field_name": "genes"}, "needs a field of bins"),
+        ({"name": "mse", "wced_target": "all_gene", **FIELD}, "Did you mean 'all_genes'"),
+        ({"name": "focal", "wced_target": "all_genes", **FIELD}, "unknown for a whole cell"),
         (
-            {"name": "mse", "field_name": "expression", "wced_target": "all_gene"},
-            "Did you mean 'all_genes'",
+            {"name": "mse", "field_name": "genes", "wced_target": "all_genes"},
+            "'genes', which holds no values",
+        ),
+        ({"name": "negative_binomial", "mvc": True, **FIELD}, "unknown with mvc"),
+        ({"name": "mse", "weight": -1.0, **FIELD}, "must not be negative"),
+        ({"name": "mse", "link_function": "log", **FIELD}, "link_function 'log'"),
+        ({"name": "mse", "shrinkage": -1.0, **FIELD}, r"shrinkage -1\.0; it must not be negative"),
+        (
+            {"name": "cross_entropy", "label_column_name": "cell_type", "label_smoothing": 1.0},
+            r"label_smoothing 1\.0",
+        ),
+        ({"name": "is_zero_bce", "ignore_zero": True, **FIELD}, "does not use ignore_zero"),
+        ({"name": "is_zero_bce", "gamma": 2.0, **FIELD}, "does not use gamma"),
+        ({"name": "mse", "class_weight_exponent": 1.0, **FIELD}, "does not use class_weight_exp"),
+        (
+            {"name": "mse", "mvc": True, "wced_target": "all_genes", **FIELD},
+            "does not use wced_target",
         ),
         (
-            {"name": "focal", "field_name": "expression", "wced_target": "all_genes"},
-            "unknown for a whole cell",
+            {"name": "cross_entropy", "label_column_name": "cell_type", "mvc": True},
+            "does not use mvc: it has class_weight_exponent, label_smoothing",
         ),
-        ({"name": "mse", "field_name": "expression", "weight": -1.0}, "must not be negative"),
     ],
 )
 def test_a_loss_that_makes_no_sense_is_refused(loss, message):
+    asked = dataclasses.replace(asked_of([]), hidden=frozenset({"expression", "genes"}))
     with pytest.raises(ConfigError, match=message):
-        plan_heads([LossConfig(**loss)], [LABEL], [EXPRESSION, GENES])
+        plan_heads([LossConfig(**loss)], asked)
 
 
 def test_no_losses_and_repeated_losses_are_refused():
     with pytest.raises(ConfigError, match=r"trainer\.losses is empty"):
-        plan_heads([], [LABEL], [EXPRESSION])
+        planned([])
     with pytest.raises(ConfigError, match="a term twice"):
         objective_of([PRETRAIN[0], PRETRAIN[0]])
 
 
-def test_special_tokens_wherever_they_stand_are_never_masked_nor_a_target():
-    # [S] = 0, [MASK] = 3 and [CLS] = 9 of a vocabulary of others; [S] has a real value beside it.
-    genes = FieldSpec(
-        name="genes", kind="discrete", vocabulary_size=10, special_ids=(0, 3, 9), mask_id=3
-    )
-    values = FieldSpec(
-        name="expression", kind="continuous", vocabulary_size=10, special_ids=(3, 9), mask_id=3
-    )
-    tokens = TokenBatch(
-        fields={
-            "genes": np.array([9, 0, 1, 2, 9, 0, 8], np.int32),
-            "expression": np.array([-10, 7.5, 1, 2, -10, 7.5, 3], np.float32),
-        },
-        offsets=np.array([0, 4, 7]),
-        rows=np.array([0, 1]),
-    )
-    masked, positions, hidden = mask_field(
-        tokens, values, genes=genes, change_ratio=1.0, seed=0, epoch=0
-    )
-    assert positions.tolist() == [2, 3, 6]
-    assert hidden.tolist() == [1, 2, 3]
-    assert masked.fields["expression"].tolist() == [-10, 7.5, -4, -4, -10, 7.5, -4]
-    losses = [LossConfig(name="mse", field_name="expression", wced_target="all_genes")]
-    plan = plan_heads(losses, [], [])
-    objective = Objective.from_losses(
-        losses,
-        plan,
-        genes=genes,
-        masked_fields=[],
-        change_ratio=0.0,
-        seed=0,
-        measured=np.array([1, 2, 8]),
-        class_weight={},
-    )
-    targets = objective.prepare(tokens, epoch=0).tokens.targets
-    assert targets.fields["genes"].tolist() == [1, 2, 8]
-    assert targets.offsets.tolist() == [0, 2, 3]
+def test_a_field_that_is_hidden_and_predicted_by_no_loss_is_refused():
+    asked = dataclasses.replace(asked_of([]), hidden=frozenset({"expression"}))
+    with pytest.raises(ConfigError, match="'expression' is masked and no loss predicts it"):
+        plan_heads(PRETRAIN[1:], asked)
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([{"name": "mse"}, {"name": "poisson"}], "another loss of the same head has 'identity'"),
+        (
+            [{"name": "mse", "link_function": "softplus"}, {"name": "mae"}],
+            "another loss of the same head has 'softplus'",
+        ),
+        (
+            [
+                {"name": "mse", "wced_target": "all_genes"},
+                {"name": "negative_binomial", "wced_target": "input_genes"},
+            ],
+            "Give both the same link_function",
+        ),
+    ],
+)
+def test_losses_that_read_one_head_in_two_ways_are_refused(losses, message):
+    with pytest.raises(ConfigError, match=message):
+        planned([LossConfig(**loss, **FIELD) for loss in losses])

@@ -34,11 +34,16 @@ def test_pretraining_leaves_a_bundle_a_history_and_its_configuration(atlas, pret
     assert [t.to_dict()["name"] for t in bundle.transforms] == ["log_normalize", "top_genes"]
     assert bundle.provenance["store_digest"] == open_store(atlas.store).digest
     history = history_of(pretrained)
-    terms = {"expression_masked_mse", "expression_wced_is_zero_bce", "expression_wced_mse"}
-    assert {term for _, term in history} == terms
-    assert {phase for phase, _ in history} == {"train", "validation"}
-    for term in terms:
+    names = ("expression_masked_mse", "expression_wced_is_zero_bce", "expression_wced_mse")
+    losses = {f"{name}_loss" for name in names}
+    metrics = {"expression_masked_pcc", "expression_wced_is_zero_f1", "expression_wced_pcc"}
+    assert {term for phase, term in history if phase == "train"} == {"loss", *losses}
+    assert {term for phase, term in history if phase == "validation"} == {"loss", *losses, *metrics}
+    for term in losses:
         assert history["train", term][-1] < history["train", term][0]
+    for phase in ("train", "validation"):
+        sums = np.sum([history[phase, term] for term in losses], axis=0)
+        assert np.allclose(history[phase, "loss"], sums)
     facts = json.loads((pretrained / "run.json").read_text())
     assert facts["task"] == "pretrain"
     assert set(facts["versions"]) >= {"python", "torch", "omics-train"}

@@ -104,11 +104,8 @@ def test_an_encoder_with_depth_tokens_trains(atlas, tmp_path):
             "tokenizer.num_bins is for the kind 'gene'",
         ),
         (
-            [
-                *BINS,
-                "trainer.losses=[{field_name: expression, name: mse, wced_target: all_genes}]",
-            ],
-            "holds tokens and no values",
+            [*BINS, "trainer.losses=[{field_name: genes, name: mse, wced_target: all_genes}]"],
+            "'genes', which holds no values",
         ),
     ],
 )

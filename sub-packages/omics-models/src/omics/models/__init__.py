@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omics.models.bundle import Bundle, CorruptBundleError
+    from omics.models.bundle_card import model_card
     from omics.models.gene_embedding import GeneEmbedding, embed_genes
     from omics.models.inference import (
         GeneVectors,
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
         run_tokens,
     )
     from omics.models.model import OmicsModel
-    from omics.models.model_card import model_card
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput
     from omics.models.published.catalogue import CatalogueRow, catalogue
@@ -82,7 +82,7 @@ _MODULE_OF = {
     "embed_cells": "inference",
     "embed_genes": "gene_embedding",
     "export_checkpoint": "published.checkpoint_conversion",
-    "model_card": "model_card",
+    "model_card": "bundle_card",
     "run_cells": "inference",
     "run_tokens": "inference",
 }

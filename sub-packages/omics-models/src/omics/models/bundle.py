@@ -66,6 +66,7 @@ class Bundle:
         transforms: CellBatch to CellBatch, in order; those marked training-only are kept for
             the record and skipped at inference.
         labels: classes of each label head, in the order of its outputs.
+        label_specs: the same with the kind of each label; plain classes where it is left out.
         provenance: how it came about (data digest, seed, versions, parent).
         path: where it was loaded from or saved to; None before that.
     """
@@ -74,14 +75,18 @@ class Bundle:
     tokenizer: Tokenizer
     transforms: Sequence[Transform] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    label_specs: Sequence[LabelSpec] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
     def __post_init__(self) -> None:
         """Check that labels and heads agree."""
         check_transforms(list(self.transforms))
+        if not self.label_specs:
+            self.label_specs = [LabelSpec(name=n, classes=tuple(c)) for n, c in self.labels.items()]
+        self.labels = {spec.name: list(spec.classes) for spec in self.label_specs}
         heads = {head.name: head.num_classes for head in self.model.model_config.labels}
-        named = {name: len(classes) for name, classes in self.labels.items()}
+        named = {spec.name: spec.num_outputs for spec in self.label_specs}
         if heads != named:
             raise ConfigError(f"The label heads {heads} and the labels {named} do not agree.")
         self._check_fields()
@@ -113,11 +118,6 @@ class Bundle:
         """sha256 of the manifest, which names the bundle; empty before it is saved."""
         return "" if self.path is None else _sha256(self.path / MANIFEST)
 
-    @property
-    def label_specs(self) -> list[LabelSpec]:
-        """The labels with their classes."""
-        return [LabelSpec(name=n, classes=tuple(c)) for n, c in self.labels.items()]
-
     def save(self, path: str | Path, *, overwrite: bool = False) -> Bundle:
         """Write the bundle as a new folder.
 
@@ -139,7 +139,8 @@ class Bundle:
             save_tokenizer(self.tokenizer, folder / "tokenizer")
             steps = [transform.to_dict() for transform in self.transforms]
             _write_json(folder / "preprocessing.json", {"transforms": steps})
-            _write_json(folder / "labels.json", {n: list(c) for n, c in self.labels.items()})
+            labels = {spec.name: spec.to_json() for spec in self.label_specs}
+            _write_json(folder / "labels.json", labels)
             _write_json(folder / "provenance.json", dict(self.provenance))
             write_bytes(folder / MANIFEST, _manifest(folder))
         self.path = path
@@ -181,7 +182,10 @@ class Bundle:
             model=model,
             tokenizer=load_tokenizer(path / "tokenizer"),
             transforms=[transform_from_dict(step) for step in steps],
-            labels=_read_json(path / "labels.json"),
+            label_specs=[
+                LabelSpec.from_json(name, value)
+                for name, value in _read_json(path / "labels.json").items()
+            ],
             provenance=_read_json(path / "provenance.json"),
             path=path,
         )

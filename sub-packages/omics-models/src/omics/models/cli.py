@@ -9,6 +9,7 @@ import typer
 
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
+from omics.data.errors import ExistingPathError
 
 app = make_app(
     "omics-models",
@@ -16,6 +17,7 @@ app = make_app(
     "counts to numbers.",
 )
 
+MOST_SHOWN = 5
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
@@ -39,9 +41,10 @@ def list_command(json: Json = False) -> None:
         say(f"  size           {row.parameters}")
         say(f"  licence        {row.licence}")
         say(f"  preprocessing  {row.preprocessing}")
-        say(
-            f"  embedding      {row.pooling}; at most {row.max_length or 'all genes of the panel as'} tokens"
+        length = (
+            f"at most {row.max_length:,} tokens" if row.max_length else "all genes of the panel"
         )
+        say(f"  embedding      {row.pooling}; {length}")
 
 
 @app.command()
@@ -62,6 +65,13 @@ def convert(
             metavar="NAME",
             help="What the checkpoint is: a name that `omics-models list` shows, or a kind (bmfm, "
             "geneformer, bioformers). It is found out where this is left out.",
+        ),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            help="bmfm: the folder of the vocabularies (`tokenizers`), where it is not beside the "
+            "checkpoint."
         ),
     ] = None,
     table: Annotated[
@@ -88,12 +98,13 @@ def convert(
         ),
     ] = None,
     read_depth: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
-            help="Read-depth-aware models: the total count of a cell that the model is asked for.",
+            help="Read-depth-aware models: the total count of a cell that the model is asked for; "
+            "10,000 where it is left out.",
         ),
-    ] = 10_000,
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -105,9 +116,10 @@ def convert(
     from omics.models.published.checkpoint_conversion import convert_checkpoint
     from omics.models.published.checkpoint_opening import PUBLISHED, ConversionOptions
 
-    require_free(out, overwrite=overwrite)
+    _require_free_folder(out, overwrite=overwrite)
     with progress("reading weights", None, "tensors") as advance:
         options = ConversionOptions(
+            vocabulary=vocabulary,
             table=table,
             genes=genes,
             num_bins=num_bins,
@@ -152,7 +164,7 @@ def export(
     from omics.models.bundle import Bundle
     from omics.models.published.checkpoint_conversion import export_checkpoint
 
-    require_free(out, overwrite=overwrite)
+    _require_free_folder(out, overwrite=overwrite)
     folder = export_checkpoint(Bundle.load(bundle), out, overwrite=overwrite)
     files = sorted(file.name for file in folder.iterdir())
     if json:
@@ -173,7 +185,7 @@ def card(
     """Write the model card of a bundle in Markdown: sizes, preprocessing, labels, origin, use."""
     from omics.data.atomic_files import write_bytes
     from omics.models.bundle import Bundle
-    from omics.models.model_card import model_card
+    from omics.models.bundle_card import model_card
 
     if out is not None:
         require_free(out, overwrite=overwrite)
@@ -224,8 +236,20 @@ def info(
         say(f"  {key:<14} {_listed(value) if isinstance(value, dict) else value}")
 
 
+def _require_free_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder before any work is done for it."""
+    if path.exists() and not overwrite:
+        raise ExistingPathError(f"{path} exists; choose another path or add --overwrite.")
+
+
 def _listed(items: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in items.items())
+    """Return one line; of a long list or table only its length."""
+    return ", ".join(
+        f"{key} ({len(value):,} entries)"
+        if isinstance(value, list | dict) and len(value) > MOST_SHOWN
+        else f"{key} {value}"
+        for key, value in items.items()
+    )
 
 
 def main() -> None:

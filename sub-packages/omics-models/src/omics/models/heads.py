@@ -142,7 +142,13 @@ class WcedHead(nn.Module):
 
 
 class LabelHead(nn.Module):
-    """One row per cell to class logits [n, C]."""
+    """One row per cell to class logits [n, C].
+
+    Attributes:
+        reverses: whether gradients into the row are turned round.
+        reversal_strength: by how much; a schedule may set it before a step. At 0 the row gets no
+            gradient.
+    """
 
     def __init__(self, config: ModelConfig, label: LabelHeadConfig) -> None:
         super().__init__()
@@ -150,7 +156,8 @@ class LabelHead(nn.Module):
         d = config.pooled_size if label.token is None else config.hidden_size
         self.center = nn.Parameter(torch.zeros(d), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(d), requires_grad=False)
-        self.gradient_reversal = label.gradient_reversal
+        self.reverses = label.gradient_reversal > 0
+        self.reversal_strength = label.gradient_reversal
         self.inner: nn.Module = nn.Identity()
         if label.depth == 2:
             self.inner = DeepLabelLayer(config, label, d)
@@ -174,8 +181,8 @@ class LabelHead(nn.Module):
         Args:
             row_nd: one row per cell.
         """
-        if self.gradient_reversal:
-            row_nd = reverse_gradient(row_nd, self.gradient_reversal)
+        if self.reverses:
+            row_nd = reverse_gradient(row_nd, self.reversal_strength)
         standard = (row_nd - self.center) * self.scale
         return self.decoder(self.dropout(self.inner(standard)))
 

@@ -90,30 +90,6 @@ class InferenceBatch:
     reasons: Array
     genes: GeneVectors | None = None
 
-    def probabilities(self, label: str) -> Array:
-        """Return float32 [n, C], the softmax of the logits of a label, computed in float64.
-
-        Args:
-            label: that has classes.
-        """
-        logits = self.logits[label].astype(np.float64)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-
-    def answers(self, label: str) -> tuple[Array, Array]:
-        """Return the most probable class of each cell and its probability.
-
-        Args:
-            label: that has classes.
-
-        Returns:
-            int32 [n] class numbers, -1 for a cell that the model did not see, and float32 [n]
-            probabilities, NaN for the same.
-        """
-        best = self.logits[label].argmax(axis=1)
-        sure = self.probabilities(label)[np.arange(len(best)), best]
-        return np.where(self.reasons == 0, best, -1).astype(np.int32), sure
-
 
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of a name.

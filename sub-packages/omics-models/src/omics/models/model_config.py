@@ -25,8 +25,16 @@ ATTENTION_KINDS = ("softmax", "favor", "nystrom")
 POOLINGS = ("first_token", "mean", "mean_after_first", "pooler", "pooler_of_mean")
 PLACE_PREFIX = "token:"
 FIELD_TRANSFORMS = ("own", "shared", "shared_norm")
-FIELD_HEADS = ("regression", "is_zero", "token_scores", "mvc_regression", "mvc_is_zero")
-WCED_OUTPUTS = ("is_zero_bce", "mse")
+FIELD_HEADS = (
+    "regression",
+    "is_zero",
+    "log_dispersion",
+    "token_scores",
+    "mvc_regression",
+    "mvc_is_zero",
+)
+WCED_OUTPUTS = ("is_zero_bce", "mse", "log_dispersion")
+LINK_NAMES = ("identity", "exp", "softplus")
 WCED_ROWS = ("pooled", "first_token")
 
 
@@ -68,15 +76,18 @@ class FieldHeadConfig:
 
     Attributes:
         field: what it predicts.
-        kind: `regression` (a value), `is_zero` (a logit), `token_scores` (logits over the field's
-            ids, bins included), or `mvc_regression`, `mvc_is_zero`: the same from the gene's input
-            vector and the pooled row of the cell alone (scGPT, Cui et al. 2024).
+        kind: `regression` (a value), `is_zero` (a logit), `log_dispersion` (of a negative binomial
+            whose mean is the regression), `token_scores` (logits over the field's ids, bins
+            included), or `mvc_regression`, `mvc_is_zero`: the same from the gene's input vector and
+            the pooled row of the cell alone (scGPT, Cui et al. 2024).
         tied: for `token_scores`: the field's own input table decodes.
+        link: for a regression: what makes its output the value (`predicted_values.LINKS`).
     """
 
     field: str
     kind: str
     tied: bool = False
+    link: str = "identity"
 
     @property
     def name(self) -> str:
@@ -90,13 +101,16 @@ class WcedConfig:
 
     Attributes:
         field: the field whose values it decodes.
-        outputs: what it gives per gene, in order: `is_zero_bce` (a logit), `mse` (a value).
+        outputs: what it gives per gene, in order: `is_zero_bce` (a logit), `mse` (a value),
+            `log_dispersion` (of a negative binomial with that value as its mean).
         reads: the `pooled` row, or the `first_token` behind the shared transform.
+        link: what makes the output `mse` the value (`predicted_values.LINKS`).
     """
 
     field: str
-    outputs: tuple[str, ...] = WCED_OUTPUTS
+    outputs: tuple[str, ...] = ("is_zero_bce", "mse")
     reads: str = "pooled"
+    link: str = "identity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +125,7 @@ class LabelHeadConfig:
         token: reads the hidden state at this position of the cell (a CLS token of its own); None
             for the pooled row.
         gradient_reversal: above 0, gradients into the encoder are multiplied by minus this
-            (Ganin and Lempitsky 2015).
+            (Ganin and Lempitsky 2015); a schedule of the trainer may begin with less.
     """
 
     name: str
@@ -272,12 +286,14 @@ class ModelConfig:
         discrete = tuple(field.name for field in self.fields if field.encoder == "embedding")
         for head in self.field_heads:
             _check_choice(f"head of field {head.field}", head.kind, FIELD_HEADS)
+            _check_choice(f"link of the head {head.name}", head.link, LINK_NAMES)
             if head.kind == "token_scores":
                 _check_choice("field of a head", head.field, discrete)
             elif head.tied:
                 raise ConfigError(f"The head {head.name} has no table to be tied to.")
         for decoder in self.wced:
             _check_choice("rows of wced", decoder.reads, WCED_ROWS)
+            _check_choice("link of wced", decoder.link, LINK_NAMES)
             for output in decoder.outputs:
                 _check_choice("output of wced", output, WCED_OUTPUTS)
         for label in self.labels:

@@ -87,7 +87,7 @@ class GeneTokenizer:
         self.lookup = GeneLookup(vocabulary, symbols, aliases=aliases, min_coverage=min_coverage)
         self.values = tuple(values)
         if prepend is None:
-            prepend = [vocabulary.required("cls", needed_for="A cell that begins with one")]
+            prepend = [vocabulary.required("cls", needed_for="The first token of a cell (prepend)")]
         self.prepend = tuple(str(token) for token in prepend)
         self.depth_tokens = depth_tokens
         self.append_sep = append_sep

@@ -77,7 +77,13 @@ def import_hf_tokenizer(
     found = _folders(Path(folder))
     value, path = _read(found[GENES])
     vocabulary = _vocabulary(value, path)
-    front, back = _template(value)
+    around = _template(value)
+    if around is None:
+        raise ConfigError(
+            f"The post_processor of {path} is of the kind {value['post_processor'].get('type')!r}; "
+            "TemplateProcessing and BertProcessing are what can be read."
+        )
+    front, back = around
     sep = vocabulary.specials.get("sep")
     if back not in ([], [sep]):
         raise InputDataError(
@@ -177,10 +183,16 @@ def _vocabulary(value: Mapping[str, Any], path: Path) -> Vocabulary:
     specials = {role: token for role, token in roles.items() if token in there}
     special += [token for token in named if token in there]
     special += [token for token in tokens if special_role(token) is not None]
+    front, back = _template(value) or ([], [])
+    special += [token for token in (*front, *back) if token in there]
     for token in dict.fromkeys(special):
         role = special_role(token)
         if role and role not in specials:
             specials[role] = token
+    # Whatever they are called, one token in front of a cell and one behind it have these roles.
+    for role, around in (("cls", front), ("sep", back)):
+        if len(around) == 1 and around[0] in there:
+            specials.setdefault(role, around[0])
     others = [token for token in dict.fromkeys(special) if token not in specials.values()]
     return Vocabulary(tokens, specials=specials, other_specials=others)
 
@@ -207,24 +219,21 @@ def _contents(value: object) -> Iterator[str]:
             yield from _contents(each)
 
 
-def _template(value: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the special tokens before and behind a single sequence."""
+def _template(value: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
+    """Return the special tokens before and behind a single sequence; None if that is not said."""
     processor = value.get("post_processor") or {}
     try:
+        if not processor:
+            return [], []
         if processor.get("type") in {"BertProcessing", "RobertaProcessing"}:
             return [processor["cls"][0]], [processor["sep"][0]]
-        if processor.get("type") == "TemplateProcessing":
-            pieces = [next(iter(piece.items())) for piece in processor["single"]]
-            at = next(index for index, (kind, _) in enumerate(pieces) if kind == "Sequence")
-            names = [str(piece["id"]) for _, piece in pieces]
-            return names[:at], names[at + 1 :]
+        if processor.get("type") != "TemplateProcessing":
+            return None
+        pieces = [next(iter(piece.items())) for piece in processor["single"]]
+        at = next(index for index, (kind, _) in enumerate(pieces) if kind == "Sequence")
+        names = [str(piece["id"]) for _, piece in pieces]
+        return names[:at], names[at + 1 :]
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:
         raise InputDataError(
             f"The post_processor of a {FILE_NAME} has another form ({error!r}). Fetch it again."
         ) from None
-    if processor:
-        raise ConfigError(
-            f"The post_processor of a {FILE_NAME} is of the kind {processor.get('type')!r}; "
-            "TemplateProcessing and BertProcessing are what can be read."
-        )
-    return [], []

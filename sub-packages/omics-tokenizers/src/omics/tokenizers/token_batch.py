@@ -29,7 +29,8 @@ class TokenBatch:
         fields: `{name: [T]}`, token ids of discrete fields, float32 of continuous ones.
         offsets: int64 [n + 1], where each cell begins.
         rows: int64 [n], the cells' rows in their store.
-        labels: `{column: int64 [n]}` class numbers, -100 where unlabelled.
+        labels: `{column: [n, ...]}`, as `LabelSpec.encode` makes them: class numbers, -100 where
+            unlabelled.
         targets: None, or the ragged tokens of the same cells that a loss asks for.
     """
 

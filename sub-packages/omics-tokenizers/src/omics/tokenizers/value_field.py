@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -82,12 +83,14 @@ class ValueField:
         mask = vocabulary.id_of("mask")
         if self.bins is not None:
             self.special(genes, used)
+            number_of = {int(each): float(n) for n, each in enumerate(self._id_of_bin)}
             return FieldSpec(
                 name=self.name,
                 kind="discrete",
                 vocabulary_size=len(self.bins),
                 special_ids=self.bins.special_ids,
                 mask_id=mask,
+                token_values=tuple(number_of.get(n, math.nan) for n in range(len(self.bins))),
             )
         others = [genes.id_of("pad"), mask]
         ids = {*genes.ids(used).tolist(), *(each for each in others if each is not None)}

@@ -1,19 +1,39 @@
-"""Batches for training: loader, tokenizer and objective joined into an iterable of epochs."""
+"""Batches for training: cells, tokenizer and objective joined into an iterable of epochs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omics.train.batch_window import with_totals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from omics.data.cell_batch import CellBatch
     from omics.data.loading.loader import Loader
     from omics.tokenizers import BoundTokenizer
     from omics.train.objective import Objective
     from omics.train.training_batch import TrainingBatch
+
+# Cells as the loader gives them and the epoch, to cells with the targets that losses ask for.
+Completion = Callable[["CellBatch", int], "CellBatch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epochs:
+    """Epochs that read alike.
+
+    Attributes:
+        number: of epochs; None for all that follow.
+        loader: of cells, this process's share.
+        complete: what happens to cells before they become tokens; None for nothing.
+    """
+
+    number: int | None
+    loader: Loader
+    complete: Completion | None = None
 
 
 @dataclass(kw_only=True)
@@ -21,7 +41,7 @@ class TrainingBatches:
     """An iterable of micro-batches; each pass is the next epoch.
 
     Attributes:
-        loader: of cells, this process's share.
+        epochs: how cells are read, stage after stage; the last goes on.
         tokenizer: fitted to the store.
         objective: that prepares tokens.
         window: micro-batches per optimiser step.
@@ -29,7 +49,7 @@ class TrainingBatches:
         fixed_epoch: the epoch of every pass, for validation; None counts up.
     """
 
-    loader: Loader
+    epochs: Sequence[Epochs]
     tokenizer: BoundTokenizer
     objective: Objective
     window: int = 1
@@ -38,20 +58,50 @@ class TrainingBatches:
     epoch: int = -1
 
     def __len__(self) -> int:
-        """Return the micro-batches of one pass."""
-        return len(self.loader)
+        """Return the micro-batches of the next pass."""
+        return len(self._stage(self._next).loader)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass."""
-        return -(-len(self.loader) // self.window)
+    def num_batches(self, num_epochs: int) -> int:
+        """Return the micro-batches of the first passes.
+
+        Args:
+            num_epochs: passes.
+        """
+        return sum(len(self._stage(epoch).loader) for epoch in range(num_epochs))
+
+    def num_steps(self, num_epochs: int) -> int:
+        """Return the optimiser steps of the first passes.
+
+        Args:
+            num_epochs: passes.
+        """
+        return sum(-(-len(self._stage(epoch).loader) // self.window) for epoch in range(num_epochs))
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        """Iterate over the next epoch."""
-        self.epoch = self.epoch + 1 if self.fixed_epoch is None else self.fixed_epoch
-        self.loader.set_epoch(self.epoch)
-        prepared = (
-            self.objective.prepare(self.tokenizer.encode(cells), epoch=self.epoch)
-            for cells in self.loader
-        )
-        return with_totals(prepared, window=self.window, world_size=self.world_size)
+        """Iterate over the next epoch, which begins when the first batch is asked for.
+
+        Lightning may make an iterator that it never uses.
+        """
+        return with_totals(self._prepared(), window=self.window, world_size=self.world_size)
+
+    def _prepared(self) -> Iterator[TrainingBatch]:
+        self.epoch = epoch = self._next
+        stage = self._stage(epoch)
+        stage.loader.set_epoch(epoch)
+        for read in stage.loader:
+            cells = read if stage.complete is None else stage.complete(read, epoch)
+            tokens = self.tokenizer.encode(cells)
+            yield self.objective.prepare(tokens, epoch=epoch, training=self.fixed_epoch is None)
+
+    @property
+    def _next(self) -> int:
+        return self.epoch + 1 if self.fixed_epoch is None else self.fixed_epoch
+
+    def _stage(self, epoch: int) -> Epochs:
+        if self.fixed_epoch is not None:
+            return self.epochs[-1]
+        for stage in self.epochs:
+            if stage.number is None or epoch < stage.number:
+                return stage
+            epoch -= stage.number
+        return self.epochs[-1]

@@ -12,8 +12,10 @@ from torch import Tensor
 from omics.data.atomic_files import write_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from omics.train.losses import LossTerm
 
 HEADER = "step,epoch,phase,term,value"
 
@@ -55,6 +57,27 @@ class RunningMeans:
         self.sums, self.counts = {}, {}
         rows = zip(names, table.tolist(), strict=True)
         return {name: total / count for name, (total, count) in rows if count > 0}
+
+
+def history_rows(means: Mapping[str, float], terms: Sequence[LossTerm]) -> dict[str, float]:
+    """Return what the history says of one pass: the losses, their groups and sum, and the rest.
+
+    Args:
+        means: of the terms, and of other things.
+        terms: with weights and groups.
+
+    Returns:
+        `loss`, the sum of the weighted means; `<group>_loss`, the same of the terms of a group;
+        `<term>_loss`, the mean of each term without its weight; what is no term as it is.
+    """
+    named = {term.name: term for term in terms}
+    totals: dict[str, float] = {}
+    for name, term in named.items():
+        for total in ("loss", *([f"{term.group}_loss"] if term.group else [])):
+            if name in means:
+                totals[total] = totals.get(total, 0.0) + term.weight * means[name]
+    rest = {f"{key}_loss" if key in named else key: value for key, value in means.items()}
+    return {**totals, **rest}
 
 
 @dataclass

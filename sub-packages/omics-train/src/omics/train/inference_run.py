@@ -120,7 +120,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         pooling=None if at_genes else wanted.pooling,
         layer=None if at_genes else wanted.layer,
     )
-    tables = table_names(bundle.labels, level=wanted.level, per_cell=wanted.per_cell)
+    tables = table_names(bundle.label_specs, level=wanted.level, per_cell=wanted.per_cell)
     suffixes = [f".{each}" for each in config.output.formats if each != "h5ad"]
     files = {folder / f"{table}{suffix}" for table in tables for suffix in suffixes}
     if "h5ad" in config.output.formats:
@@ -128,7 +128,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         refuse_taken_names(
             source,
             key_added=config.output.key_added,
-            labels=bundle.labels,
+            labels=bundle.label_specs,
             overwrite=config.overwrite,
         )
     with contextlib.ExitStack() as stack:
@@ -145,7 +145,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         prediction = Prediction(
             tables=tables,
             cells=store.obs.names,
-            labels=bundle.labels,
+            labels=bundle.label_specs,
             width=readout.width,
             gene_width=model.hidden_size,
             genes=GeneNames.of(bundle.tokenizer),
@@ -190,24 +190,30 @@ def test(config: RunConfig, folder: Path) -> None:
     """
     from omics.eval.classification import missing_labels, score
     from omics.eval.results import rows_of_scores, write_results
+    from omics.models.label_answers import best_class, is_number
 
     bundle = _checkpoint(config)
-    specs = [spec for spec in bundle.label_specs if len(spec.classes) > 1]
+    specs = [spec for spec in bundle.label_specs if spec.kind in ("class", "hierarchy")]
+    specs = [spec for spec in specs if not is_number(spec)]
     if not specs:
-        raise ConfigError(f"{config.checkpoint} has no label heads: fine-tune it first.")
+        raise ConfigError(
+            f"{config.checkpoint} has no label heads that choose a class: fine-tune it first."
+        )
     refuse_existing(folder / "results.parquet", overwrite=config.overwrite)
     results = []
     with open_cells(data_path(config)) as store:
         rows = inference_rows(config.data_module, store, default="test")
         truths = {spec.name: label_values(store, spec.name)[rows] for spec in specs}
-        answers: dict[str, list[Array]] = {spec.name: [] for spec in specs}
+        by_name = {spec.name: spec for spec in specs}
+        answers: dict[str, list[Array]] = {name: [] for name in by_name}
         with _results(config, bundle, store, rows, "testing") as batches:
             for batch in batches:
                 for name, parts in answers.items():
-                    parts.append(batch.answers(name)[0])
+                    parts.append(best_class(by_name[name], batch)[0])
         for spec in specs:
             truth = truths[spec.name]
-            labelled = ~missing_labels(truth)
+            # A label above several classes says which of them are right, and not which one is.
+            labelled = ~missing_labels(truth) & ~np.isin(truth.astype(str), list(spec.nodes))
             if not labelled.any():
                 raise InputDataError(f"None of the {len(rows)} cells to test has a {spec.name!r}.")
             # The class number -1, of a cell that the model does not see, means no answer.
@@ -282,7 +288,7 @@ def _h5ad(
         store,
         key_added=config.output.key_added,
         width=readout.width,
-        labels=bundle.labels,
+        labels=bundle.label_specs,
         overwrite=config.overwrite,
     ) as output:
         yield output

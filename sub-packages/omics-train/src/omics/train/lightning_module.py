@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 
 from omics.data.errors import InputDataError
-from omics.train.history import History, RunningMeans
+from omics.train.history import History, RunningMeans, history_rows
 from omics.train.optimizer import build_optimizer, build_schedule
-from omics.train.training_step import training_step
+from omics.train.reversal_schedule import set_reversal
+from omics.train.training_step import training_step, validation_step
+from omics.train.validation_metrics import Confusion, ValidationMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -73,6 +75,16 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     Attributes:
         model: that is trained.
         history: of the run.
+        metrics: of validation.
+        validated: what the newest validation reported.
+        confusions: confusion matrices of the newest validation.
+
+    Args:
+        model: that is trained.
+        objective: of the run.
+        config: how it is optimised.
+        num_steps: optimiser steps of the whole run.
+        reversal: `{label: schedule of its gradient reversal}`.
     """
 
     def __init__(
@@ -81,6 +93,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         objective: Objective,
         config: TrainerConfig,
         num_steps: int,
+        reversal: Mapping[str, str] | None = None,
         *,
         undecayed: Collection[str] = (),
     ) -> None:
@@ -90,12 +103,30 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         self.config = config
         self.num_steps = num_steps
         self.undecayed = undecayed
+        self.reversal = dict(reversal or {})
         self.history = History()
+        self.metrics = ValidationMetrics(
+            objective.terms,
+            num_ids=objective.masks.genes.vocabulary_size,
+            sizes=objective.class_counts,
+            tracked=[term.name for term in objective.tracked_terms.values()],
+        )
+        self.validated: dict[str, float] = {}
+        self.confusions: list[Confusion] = []
         self._means = {"train": RunningMeans(), "validation": RunningMeans()}
 
     def on_fit_start(self) -> None:
         """Take the constants of the losses to the device once; the loader keeps those it has."""
         self.objective = self.objective.to(self.device)
+
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+        """Set the strength of gradient reversal."""
+        del batch, batch_idx
+        set_reversal(self.model, self.reversal, self.global_step / max(self.num_steps, 1))
+
+    def on_fit_end(self) -> None:
+        """Leave gradient reversal at its full strength."""
+        set_reversal(self.model, {}, 1.0)
 
     def transfer_batch_to_device(
         self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
@@ -112,20 +143,40 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         return loss
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
-        """Add up the terms of one micro-batch."""
+        """Add up the terms and metrics of one micro-batch."""
         del batch_idx
-        _, sums = training_step(self.model, batch, self.objective)
+        sums = validation_step(self.model, batch, self.objective, self.metrics)
         self._means["validation"].add(sums)
 
+    def on_validation_start(self) -> None:
+        """Start the tables of genes again; those of the last validation stay until then."""
+        for errors in self.metrics.gene_errors.values():
+            errors.reset()
+
     def on_validation_epoch_end(self) -> None:
-        """Read the validation means; training ones are read after them, at the epoch's end."""
-        self._record("validation")
+        """Read what validation found; training means are read after it, at the epoch's end."""
+        numbers, self.confusions = self.metrics.read()
+        self.validated = self._record("validation", numbers)
+        adaptive = self.objective.masks.adaptive
+        for name, term in self.objective.tracked_terms.items():
+            assert adaptive is not None
+            adaptive.update(name, self.metrics.gene_errors[term.name].means())
 
     def on_train_epoch_end(self) -> None:
         """Read the training means."""
-        self._record("train")
+        self._record("train", {})
 
-    def _record(self, phase: str) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the weights of adaptive masking."""
+        if self.objective.masks.adaptive is not None:
+            checkpoint["adaptive_masking"] = self.objective.masks.adaptive.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up again."""
+        if self.objective.masks.adaptive is not None:
+            self.objective.masks.adaptive.load_state_dict(checkpoint["adaptive_masking"])
+
+    def _record(self, phase: str, numbers: Mapping[str, float]) -> dict[str, float]:
         means = self._means[phase].read()
         for term, value in means.items():
             if not math.isfinite(value):
@@ -134,7 +185,9 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
                     "Lower trainer.learning_rate or check the counts for extreme values "
                     "(omics-data check); the last saved bundle is untouched."
                 )
-        self.history.add(self.global_step, self.current_epoch + 1, phase, means)
+        rows = history_rows({**means, **numbers}, self.objective.terms)
+        self.history.add(self.global_step, self.current_epoch + 1, phase, rows)
+        return rows
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, stepped after every optimiser step."""

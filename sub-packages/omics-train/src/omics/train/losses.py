@@ -5,8 +5,7 @@ all processes): means of means weigh a short cell like a long one and depend on 
 on devices.
 
 - A term with nothing to predict sums over nothing: zero, with the graph attached.
-- Whole-cell terms read the decoder only where the ragged target has entries and at sums over all
-  genes: no dense target is built.
+- What a term predicted, beside what was true, is what its metrics see: `examples`.
 """
 
 from __future__ import annotations
@@ -14,18 +13,28 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from omics.tokenizers.fields import UNLABELLED
-
 if TYPE_CHECKING:
+    import torch
+
     from omics.models import ModelOutput
     from omics.train.training_batch import TrainingBatch
 
-Array = np.ndarray[Any, np.dtype[Any]]
+
+@dataclass(slots=True, kw_only=True)
+class Examples:
+    """Predictions of a term and the truth.
+
+    Attributes:
+        predicted: [K] values or logits, or [K, C] logits.
+        truth: [K] values, bool or class numbers; [K, C] of several labels.
+        genes: int64 [K], the token id of each prediction's gene; None for predictions of cells.
+    """
+
+    predicted: Tensor
+    truth: Tensor
+    genes: Tensor | None = None
 
 
 class LossTerm(Protocol):
@@ -37,8 +46,28 @@ class LossTerm(Protocol):
         ...
 
     @property
+    def source(self) -> str:
+        """What is predicted; several terms may have it in common."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """The kind of prediction, which says what metrics it can have."""
+        ...
+
+    @property
     def weight(self) -> float:
         """The factor of the term."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """Terms of a group are also reported together."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured in validation."""
         ...
 
     def count(self, batch: TrainingBatch) -> float:
@@ -49,15 +78,32 @@ class LossTerm(Protocol):
         """Return the sum over the batch, a scalar in the graph."""
         ...
 
+    def examples(self, output: ModelOutput, batch: TrainingBatch) -> Examples:
+        """Return what was predicted and what was true."""
+        ...
+
     def to(self, device: torch.device | str) -> LossTerm:
         """Return the term with its constants on a device, for `total`; `count` wants the host."""
         ...
 
 
-class _OnDevice:
-    """Moves the tensors among a term's fields."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """What all terms have.
 
-    __slots__ = ()
+    Attributes:
+        name: unique within the objective.
+        source: what is predicted.
+        weight: the factor of the term.
+        group: terms of a group are also reported together.
+        metrics: what is measured in validation.
+    """
+
+    name: str
+    source: str
+    weight: float = 1.0
+    group: str | None = None
+    metrics: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Self:
         """Return the term with its constants on a device.
@@ -65,159 +111,8 @@ class _OnDevice:
         Args:
             device: where the model is.
         """
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        moved = {n: v.to(device) for n, v in parts.items() if isinstance(v, Tensor)}
-        return replace(self, **moved) if moved else self  # type: ignore[type-var]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedMse(_OnDevice):
-    """Squared error of hidden values of a continuous field."""
-
-    name: str
-    weight: float
-    field: str
-
-    def count(self, batch: TrainingBatch) -> float:
-        """Return the number of hidden tokens."""
-        return float(len(batch.hidden_positions[self.field]))
-
-    def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
-        """Return the sum of squared errors."""
-        predicted = output.fields[f"{self.field}_regression"][:, 0]
-        return F.mse_loss(predicted, batch.hidden_values[self.field], reduction="sum")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedCrossEntropy(_OnDevice):
-    """Cross-entropy of hidden ids of a discrete field."""
-
-    name: str
-    weight: float
-    field: str
-
-    def count(self, batch: TrainingBatch) -> float:
-        """Return the number of hidden tokens."""
-        return float(len(batch.hidden_positions[self.field]))
-
-    def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
-        """Return the sum of cross-entropies."""
-        scores = output.fields[f"{self.field}_token_scores"]
-        return F.cross_entropy(scores, batch.hidden_values[self.field].long(), reduction="sum")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WcedIsZero(_OnDevice):
-    """Binary cross-entropy of 'this gene is not expressed' over all measured genes of a cell.
-
-    Attributes:
-        measured: int64, token ids of the genes that the store measures.
-    """
-
-    name: str
-    weight: float
-    field: str
-    output: int
-    measured: Tensor
-
-    def count(self, batch: TrainingBatch) -> float:
-        """Return cells times measured genes."""
-        return float(len(batch.tokens) * len(self.measured))
-
-    def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
-        """Return the sum of cross-entropies.
-
-        With z the logit of 'zero': a zero gene costs softplus(-z), an expressed one softplus(z) =
-        softplus(-z) + z. So the sum over all genes of softplus(-z), plus z at expressed ones.
-        """
-        logits = output.wced[self.field][:, :, self.output]
-        targets = batch.tokens.targets
-        assert targets is not None
-        expressed = logits[batch.target_cell, targets.fields["genes"].long()]
-        all_genes = logits.index_select(1, self.measured)
-        return F.softplus(-all_genes).sum() + expressed.sum()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WcedMse(_OnDevice):
-    """Squared error of the values of a whole cell, decoded from its pooled row.
-
-    Attributes:
-        ignore_zero: only expressed genes count; else zeros are targets too.
-        measured: int64, token ids of the genes that the store measures.
-    """
-
-    name: str
-    weight: float
-    field: str
-    output: int
-    ignore_zero: bool
-    measured: Tensor
-
-    def count(self, batch: TrainingBatch) -> float:
-        """Return the expressed genes of the cells, or cells times measured genes."""
-        if self.ignore_zero:
-            return float(len(batch.target_cell))
-        return float(len(batch.tokens) * len(self.measured))
-
-    def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
-        """Return the sum of squared errors."""
-        decoded = output.wced[self.field][:, :, self.output]
-        targets = batch.tokens.targets
-        assert targets is not None
-        at_expressed = decoded[batch.target_cell, targets.fields["genes"].long()]
-        values = targets.fields[self.field]
-        error = F.mse_loss(at_expressed, values, reduction="sum")
-        if self.ignore_zero:
-            return error
-        measured = decoded.index_select(1, self.measured)
-        return error + measured.square().sum() - at_expressed.square().sum()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelCrossEntropy(_OnDevice):
-    """Weighted cross-entropy of a label column; its count is the sum of class weights.
-
-    Attributes:
-        class_weight: float32 [C], mean 1 over the training cells.
-    """
-
-    name: str
-    weight: float
-    label: str
-    class_weight: Tensor
-    label_smoothing: float = 0.0
-
-    def count(self, batch: TrainingBatch) -> float:
-        """Return the sum of the class weights of the labelled cells."""
-        labels = np.asarray(batch.tokens.labels[self.label])
-        return float(self.class_weight.numpy()[labels[labels != UNLABELLED]].sum())
-
-    def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
-        """Return the weighted sum of cross-entropies."""
-        logits = output.labels[self.label]
-        labels = batch.tokens.labels[self.label]
-        return F.cross_entropy(
-            logits,
-            labels,
-            weight=self.class_weight,
-            ignore_index=UNLABELLED,
-            label_smoothing=self.label_smoothing,
-            reduction="sum",
-        )
-
-
-def class_weights(labels: Array, num_classes: int, exponent: float) -> Tensor:
-    """Return float32 [C] class weights 1 / n ** exponent, scaled to a mean of 1 over the cells.
-
-    Args:
-        labels: int64 [n] of the training cells; -100 is left out.
-        num_classes: C.
-        exponent: 0 for no weighting, 1 for balanced classes.
-    """
-    count = np.bincount(labels[labels != UNLABELLED], minlength=num_classes).astype(np.float64)
-    weight = np.zeros(num_classes)
-    seen = count > 0
-    weight[seen] = count[seen] ** -exponent
-    weight *= count.sum() / max((weight * count).sum(), 1e-12)
-    return torch.tensor(weight, dtype=torch.float32)
+        parts = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in parts.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved) if moved else self

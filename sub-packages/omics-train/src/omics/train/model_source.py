@@ -28,6 +28,7 @@ from omics.tokenizers import (
     reads_cells,
 )
 from omics.tokenizers.rank_value_tokenizer import PUBLISHED
+from omics.train.control_pairing import PERTURBATION
 from omics.train.gene_vectors import MatchedVectors, match_vectors, read_gene_vectors
 from omics.train.run_config import FieldConfig, ModelSection, RunConfig, TokenizerConfig
 
@@ -138,9 +139,12 @@ def new_tokenizer(config: TokenizerConfig, genes: GeneTable) -> CellTokenizer:
             f"tokenizer.table is for the kinds {', '.join(PUBLISHED)}; the kind 'gene' takes its "
             "vocabulary from the store."
         )
+    values = [ValueField() if config.num_bins is None else ValueField.binned(config.num_bins)]
+    if config.perturbation:
+        values.append(ValueField.binned(2, name=PERTURBATION, source=PERTURBATION))
     return GeneTokenizer.from_genes(
         genes,
-        values=[ValueField() if config.num_bins is None else ValueField.binned(config.num_bins)],
+        values=values,
         prepend=None if config.prepend_cls else (),
         append_sep=config.append_sep,
         depth_tokens=config.depth_tokens,
@@ -156,7 +160,7 @@ def _rank_value_tokenizer(config: TokenizerConfig) -> RankValueTokenizer:
             "file with the columns ensembl_id, symbol, token_id and median."
         )
     default = TokenizerConfig()
-    for name in ("prepend_cls", "append_sep", "depth_tokens", "num_bins"):
+    for name in ("prepend_cls", "append_sep", "depth_tokens", "num_bins", "perturbation"):
         if getattr(config, name) != getattr(default, name):
             raise ConfigError(
                 f"tokenizer.{name} is for the kind 'gene'; what stands around a cell of "

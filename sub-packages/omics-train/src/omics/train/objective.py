@@ -1,7 +1,7 @@
 """`Objective`: what a run learns; tokens to training batches, outputs to loss terms.
 
 - Built from the configuration's list of losses; each entry becomes one `LossTerm`.
-- `prepare` runs on the host in the loader: masking and counting never touch the device.
+- `prepare` runs on the host in the loader: masking, matching and counting never touch the device.
 """
 
 from __future__ import annotations
@@ -11,118 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from omics.data.errors import ConfigError, nearest
-from omics.models.model_config import FieldHeadConfig, LabelHeadConfig, WcedConfig
-from omics.tokenizers import FieldSpec, LabelSpec, TokenBatch
-from omics.tokenizers.fields import UNLABELLED
-from omics.train.losses import (
-    LabelCrossEntropy,
-    LossTerm,
-    MaskedCrossEntropy,
-    MaskedMse,
-    WcedIsZero,
-    WcedMse,
+from omics.data.errors import ConfigError
+from omics.tokenizers.fields import labelled_rows
+from omics.train.loss_table import FIELD_LOSSES, WCED_OUTPUT_OF, LossOptions, checked
+from omics.train.losses_label import (
+    ClassLoss,
+    HierarchyLoss,
+    MultilabelLoss,
+    NumberLoss,
+    class_weights,
 )
-from omics.train.masking import mask_field
-from omics.train.training_batch import TrainingBatch
+from omics.train.losses_token import TokenLoss
+from omics.train.losses_whole_cell import WholeCellLoss
+from omics.train.metric_table import checked_metrics
+from omics.train.training_batch import Questions, TrainingBatch
+from omics.train.whole_cell_targets import answers, own_targets, whole_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from omics.models import ModelOutput, OmicsModel
+    from omics.tokenizers import FieldSpec, LabelSpec, TokenBatch
+    from omics.train.head_plan import Asked, HeadPlan
+    from omics.train.losses import LossTerm
+    from omics.train.masking import MaskPlan
     from omics.train.run_config import LossConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WCED_TARGETS = ("all_genes",)
-_HEAD_OF_MASKED = {"mse": "regression", "cross_entropy": "token_scores"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadPlan:
-    """The heads that a list of losses needs.
-
-    Attributes:
-        field_heads: on masked tokens.
-        wced: whole-cell decoders.
-        labels: classifiers.
-    """
-
-    field_heads: tuple[FieldHeadConfig, ...]
-    wced: tuple[WcedConfig, ...]
-    labels: tuple[LabelHeadConfig, ...]
-
-
-def plan_heads(
-    losses: Sequence[LossConfig], labels: Sequence[LabelSpec], masked_fields: Sequence[FieldSpec]
-) -> HeadPlan:
-    """Return the heads that the losses read, after checking that they make sense.
-
-    Args:
-        losses: of the configuration.
-        labels: the label columns with their classes.
-        masked_fields: fields with `is_masked`.
-
-    Raises:
-        ConfigError: a loss without field or label, an unknown name, a loss no field can have.
-    """
-    if not losses:
-        raise ConfigError("trainer.losses is empty: there is nothing to train.")
-    by_name = {spec.name: spec for spec in masked_fields}
-    label_of = {spec.name: spec for spec in labels}
-    field_heads: dict[str, FieldHeadConfig] = {}
-    wced: dict[str, list[str]] = {}
-    for loss in losses:
-        _check_loss(loss, by_name, label_of)
-        if loss.field_name is not None and loss.wced_target is not None:
-            wced.setdefault(loss.field_name, []).append(loss.name)
-        elif loss.field_name is not None:
-            kind = _HEAD_OF_MASKED[loss.name]
-            field_heads[loss.field_name] = FieldHeadConfig(field=loss.field_name, kind=kind)
-    return HeadPlan(
-        field_heads=tuple(field_heads.values()),
-        wced=tuple(WcedConfig(field=f, outputs=tuple(o)) for f, o in wced.items()),
-        labels=tuple(LabelHeadConfig(name=s.name, num_classes=len(s.classes)) for s in labels),
-    )
-
-
-def _check_loss(
-    loss: LossConfig, masked: Mapping[str, FieldSpec], labels: Mapping[str, LabelSpec]
-) -> None:
-    where = f"The loss {loss.name!r}"
-    if (loss.field_name is None) == (loss.label_column_name is None):
-        raise ConfigError(f"{where} needs either field_name or label_column_name.")
-    if loss.weight < 0:
-        raise ConfigError(f"{where} has the weight {loss.weight}; it must not be negative.")
-    if loss.label_column_name is not None:
-        if loss.label_column_name not in labels:
-            hint = nearest(loss.label_column_name, list(labels))
-            raise ConfigError(
-                f"{where} names {loss.label_column_name!r}, not in label_columns.{hint}"
-            )
-        if loss.name != "cross_entropy":
-            raise ConfigError(f"{where} is not for labels; use 'cross_entropy'.")
-        return
-    assert loss.field_name is not None
-    if loss.wced_target is not None:
-        if loss.wced_target not in WCED_TARGETS:
-            hint = nearest(loss.wced_target, WCED_TARGETS)
-            raise ConfigError(f"{where} has wced_target {loss.wced_target!r}.{hint}")
-        if loss.name not in ("mse", "is_zero_bce"):
-            hint = nearest(loss.name, ("mse", "is_zero_bce"))
-            raise ConfigError(f"{where} is unknown for a whole cell.{hint}")
-        return
-    if loss.name not in _HEAD_OF_MASKED:
-        hint = nearest(loss.name, list(_HEAD_OF_MASKED))
-        raise ConfigError(f"{where} is unknown for masked tokens.{hint}")
-    if loss.field_name not in masked:
-        hint = nearest(loss.field_name, list(masked))
-        raise ConfigError(f"{where} is about {loss.field_name!r}, which is not masked.{hint}")
-    kind = masked[loss.field_name].kind
-    if (loss.name == "mse") != (kind == "continuous"):
-        raise ConfigError(f"{where} does not fit the {kind} field {loss.field_name!r}.")
+_SOURCES = {
+    "all_genes": "wced",
+    "input_genes": "wced_input",
+    "non_input_genes": "wced_non_input",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,83 +53,112 @@ class Objective:
 
     Attributes:
         terms: of the loss.
-        genes: the field of the genes.
-        masked_fields: hidden and predicted.
-        change_ratio: share of their tokens.
-        seed: of masks.
+        masks: what is hidden, and how.
+        answered: `{name: field of the targets}`, values that the targets hold for each gene token
+            of the input, such as the expression of a perturbed cell for the genes of its control.
+        denoised: hidden fields whose true values are those of the targets: the cell as it was
+            before it was thinned.
+        field_heads: `{head: field}`, heads on tokens and the field whose questions they read.
+        decoded_fields: of whole-cell decoders.
+        split_by_input: names of those of them with losses that tell input genes from others.
+        decoded: int64, token ids that the whole-cell decoders are run for; None for all.
+        column_of: int64 [ids], the decoder's column of each token id.
+        labels: the columns.
+        class_counts: `{source of a term: number of its classes or token ids}`.
     """
 
     terms: tuple[LossTerm, ...]
-    genes: FieldSpec
-    masked_fields: tuple[FieldSpec, ...] = ()
-    change_ratio: float = 0.15
-    seed: int = 0
+    masks: MaskPlan
+    answered: Mapping[str, FieldSpec] = field(default_factory=dict)
+    denoised: frozenset[str] = frozenset()
     field_heads: Mapping[str, str] = field(default_factory=dict)
-    wced: tuple[str, ...] = ()
+    decoded_fields: tuple[FieldSpec, ...] = ()
+    split_by_input: frozenset[str] = frozenset()
+    decoded: torch.Tensor | None = None
+    column_of: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     labels: tuple[str, ...] = ()
+    class_counts: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def from_losses(
+    def build(
         cls,
         losses: Sequence[LossConfig],
         plan: HeadPlan,
+        asked: Asked,
         *,
-        genes: FieldSpec,
-        masked_fields: Sequence[FieldSpec],
-        change_ratio: float,
-        seed: int,
+        masks: MaskPlan,
         measured: Array,
-        class_weight: Mapping[str, Mapping[float, Tensor]],
+        answered: Mapping[str, FieldSpec] | None = None,
+        denoised: frozenset[str] = frozenset(),
+        label_codes: Mapping[str, Array] | None = None,
     ) -> Objective:
         """Return the objective of a configuration.
 
         Args:
             losses: checked by `plan_heads`.
             plan: the heads.
-            genes: the field of the genes.
-            masked_fields: fields with `is_masked`.
-            change_ratio: share of their tokens.
-            seed: of masks.
+            asked: what the losses may be about.
+            masks: what is hidden.
             measured: int64, token ids of the genes that the store measures.
-            class_weight: `{label: {exponent: float32 [C]}}`.
+            answered: see the class.
+            denoised: see the class.
+            label_codes: `{label: [n]}`, labels of the training cells, which weigh the classes.
+
+        Raises:
+            ConfigError: two entries make the same term; metrics that a loss cannot have.
         """
-        measured_ids = torch.from_numpy(measured)
-        outputs = {w.field: w.outputs for w in plan.wced}
-        terms: list[LossTerm] = []
-        for loss in losses:
-            if loss.label_column_name is not None:
-                weights = class_weight[loss.label_column_name][loss.class_weight_exponent]
-                terms.append(
-                    LabelCrossEntropy(
-                        name=f"{loss.label_column_name}_cross_entropy",
-                        weight=loss.weight,
-                        label=loss.label_column_name,
-                        class_weight=weights,
-                        label_smoothing=loss.label_smoothing,
-                    )
-                )
-                continue
-            assert loss.field_name is not None
-            terms.append(_field_term(loss, loss.field_name, outputs, measured_ids))
+        columns = _Columns.of(measured, masks.genes.vocabulary_size)
+        terms = [
+            _term(loss, plan, asked, columns=columns, label_codes=label_codes or {})
+            for loss in losses
+        ]
         names = [term.name for term in terms]
         if len(set(names)) < len(names):
             raise ConfigError(f"trainer.losses holds a term twice: {names}.")
-        masked_by_loss = {h.field for h in plan.field_heads}
         return cls(
             terms=tuple(terms),
-            genes=genes,
-            masked_fields=tuple(f for f in masked_fields if f.name in masked_by_loss),
-            change_ratio=change_ratio,
-            seed=seed,
-            field_heads={f"{h.field}_{h.kind}": h.field for h in plan.field_heads},
-            wced=tuple(outputs),
+            masks=masks,
+            answered={
+                name: spec
+                for name, spec in (answered or {}).items()
+                if any(loss.field_name == name for loss in losses)
+            },
+            denoised=denoised & {mask.field.name for mask in masks.fields},
+            field_heads={head.name: head.field for head in plan.field_heads},
+            decoded_fields=tuple(asked.fields[decoder.field] for decoder in plan.wced),
+            split_by_input=frozenset(
+                loss.field_name
+                for loss in losses
+                if loss.field_name and loss.wced_target not in (None, "all_genes")
+            ),
+            decoded=torch.from_numpy(measured) if plan.wced and columns.are_few else None,
+            column_of=columns.column_of,
             labels=tuple(label.name for label in plan.labels),
+            class_counts={
+                **{name: len(label.classes) for name, label in asked.labels.items()},
+                **{
+                    term.source: asked.fields[term.field].vocabulary_size
+                    for term in terms
+                    if isinstance(term, TokenLoss) and term.about == "tokens"
+                },
+            },
         )
+
+    @property
+    def tracked_terms(self) -> dict[str, LossTerm]:
+        """`{field: term}`, the terms whose errors by gene adaptive masking follows."""
+        tracked: dict[str, LossTerm] = {}
+        if self.masks.adaptive is not None:
+            hidden = {mask.field.name for mask in self.masks.fields}
+            for term in self.terms:
+                if isinstance(term, TokenLoss) and term.field in hidden and term.about != "zeros":
+                    tracked.setdefault(term.field, term)
+        return tracked
 
     @property
     def is_self_supervised(self) -> bool:
         """Whether the input is hidden or sampled on purpose, so that validation must be too."""
-        return bool(self.masked_fields or self.wced)
+        return bool(self.masks.fields or self.decoded_fields or self.answered)
 
     def to(self, device: torch.device | str) -> Objective:
         """Return the objective for the model's side, its constants on the device.
@@ -215,35 +166,51 @@ class Objective:
         Args:
             device: where the model is.
         """
-        return replace(self, terms=tuple(term.to(device) for term in self.terms))
+        return replace(
+            self,
+            terms=tuple(term.to(device) for term in self.terms),
+            decoded=None if self.decoded is None else self.decoded.to(device),
+        )
 
-    def prepare(self, tokens: TokenBatch, *, epoch: int) -> TrainingBatch:
-        """Mask, count and index a batch on the host.
+    def prepare(self, tokens: TokenBatch, *, epoch: int, training: bool = True) -> TrainingBatch:
+        """Mask, match and count a batch on the host.
 
         Args:
-            tokens: numpy tokens.
+            tokens: numpy tokens, with the targets that the terms need.
             epoch: of the pass; keys the masks.
+            training: whether adaptive masks are used.
+
+        Raises:
+            InputDataError: a value or target that is not finite.
         """
-        if self.wced and tokens.targets is None:
-            tokens.targets = _whole_cell(tokens, self.genes)
-        positions: dict[str, Array] = {}
-        values: dict[str, Array] = {}
-        for spec in self.masked_fields:
-            tokens, positions[spec.name], values[spec.name] = mask_field(
-                tokens,
-                spec,
-                genes=self.genes,
-                change_ratio=self.change_ratio,
-                seed=self.seed,
-                epoch=epoch,
-            )
+        genes = self.masks.genes
         targets = tokens.targets
+        if targets is None:
+            compares = self.decoded_fields or self.denoised or self.answered
+            targets = own_targets(tokens, genes) if compares else tokens
+        cells = {
+            spec.name: whole_cells(
+                tokens,
+                targets,
+                genes,
+                spec,
+                column_of=self.column_of,
+                split_by_input=spec.name in self.split_by_input,
+            )
+            for spec in self.decoded_fields
+        }
+        hidden, questions = self.masks.hide(tokens, epoch=epoch, training=training)
+        for mask in self.masks.fields:
+            if mask.field.name in self.denoised:
+                question = questions[mask.field.name]
+                question.values = answers(tokens, targets, genes, mask.field)[question.positions]
+        for name, spec in self.answered.items():
+            questions[name] = _about_every_gene(tokens, targets, genes, spec)
         batch = TrainingBatch(
-            tokens=tokens,
-            hidden_positions=positions,
-            hidden_values=values,
-            target_cell=np.zeros(0, np.int64) if targets is None else targets.cell_of_token(),
-            counts={},
+            tokens=replace(hidden, targets=None),
+            questions=questions,
+            whole_cells=cells,
+            labelled={name: labelled_rows(tokens.labels[name]) for name in self.labels},
         )
         batch.counts = {term.name: term.count(batch) for term in self.terms}
         return batch
@@ -255,59 +222,134 @@ class Objective:
             model: with the heads of the plan.
             batch: on the model's device.
         """
-        tokens = {name: batch.hidden_positions[f] for name, f in self.field_heads.items()}
-        output: ModelOutput = model(batch.tokens, batch.layout, field_tokens=tokens, wced=self.wced)
+        tokens = {head: batch.questions[name].positions for head, name in self.field_heads.items()}
+        output: ModelOutput = model(
+            batch.tokens,
+            batch.layout,
+            field_tokens=tokens,
+            wced=tuple(spec.name for spec in self.decoded_fields),
+            wced_genes=self.decoded,
+        )
         return output
 
-    def correct(
-        self, output: ModelOutput, batch: TrainingBatch
-    ) -> dict[str, tuple[Tensor, Tensor | float]]:
-        """Return `{label_accuracy: (right, labelled)}` as tensors on the device.
 
-        Args:
-            output: of the model.
-            batch: with its labels.
-        """
-        results: dict[str, tuple[Tensor, Tensor | float]] = {}
-        for label in self.labels:
-            truth = batch.tokens.labels[label]
-            right = (output.labels[label].argmax(-1) == truth).sum()
-            results[f"{label}_accuracy"] = (right, (truth != UNLABELLED).sum())
-        return results
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Which genes whole-cell decoders are run for: all, unless the store measures few of them."""
+
+    are_few: bool
+    measured: Array
+    column_of: Array
+
+    @classmethod
+    def of(cls, measured: Array, num_ids: int) -> _Columns:
+        are_few = 2 * len(measured) < num_ids
+        column_of = np.arange(num_ids, dtype=np.int64)
+        if are_few:
+            column_of = np.zeros(num_ids, np.int64)
+            column_of[measured] = np.arange(len(measured))
+        return cls(are_few=are_few, measured=measured, column_of=column_of)
+
+    def tensors(self) -> dict[str, Any]:
+        """Return what whole-cell terms keep of them."""
+        ids = self.measured if self.are_few else np.arange(len(self.column_of), dtype=np.int64)
+        return {
+            "measured": torch.from_numpy(self.measured),
+            "columns": torch.from_numpy(self.column_of[self.measured]),
+            "gene_of_column": torch.from_numpy(ids),
+        }
 
 
-def _field_term(
-    loss: LossConfig, name: str, outputs: Mapping[str, tuple[str, ...]], measured: Tensor
+def _term(
+    loss: LossConfig,
+    plan: HeadPlan,
+    asked: Asked,
+    *,
+    columns: _Columns,
+    label_codes: Mapping[str, Array],
 ) -> LossTerm:
-    if loss.wced_target is None:
-        masked = MaskedMse if loss.name == "mse" else MaskedCrossEntropy
-        return masked(name=f"{name}_masked_{loss.name}", weight=loss.weight, field=name)
-    index = outputs[name].index(loss.name)
-    if loss.name == "is_zero_bce":
-        return WcedIsZero(
-            name=f"{name}_wced_is_zero_bce",
-            weight=loss.weight,
+    options = checked(loss)
+    common: dict[str, Any] = {"weight": loss.weight, "group": loss.group}
+    if loss.label_column_name is not None:
+        label = asked.labels[loss.label_column_name]
+        return _label_term(loss, label, options, common, label_codes.get(label.name))
+    name = loss.field_name
+    assert name is not None
+    row = FIELD_LOSSES[loss.name]
+    if loss.wced_target is not None:
+        source = f"{name}_{_SOURCES[loss.wced_target]}"
+        outputs = next(decoder.outputs for decoder in plan.wced if decoder.field == name)
+        return WholeCellLoss(
+            name=f"{source}_{loss.name}",
+            source=source,
+            metrics=checked_metrics(loss, row.about, num_classes=0),
             field=name,
-            output=index,
-            measured=measured,
+            outputs=tuple(outputs.index(WCED_OUTPUT_OF[kind]) for kind in row.reads),
+            row=row,
+            options=options,
+            wced_target=loss.wced_target,
+            zero_output=outputs.index("is_zero_bce") if "is_zero_bce" in outputs else None,
+            **columns.tensors(),
+            **common,
         )
-    return WcedMse(
-        name=f"{name}_wced_mse",
-        weight=loss.weight,
+    prefix = "mvc_" if loss.mvc else ""
+    source = f"{name}_mvc" if loss.mvc else name if name in asked.answered else f"{name}_masked"
+    zero_head = f"{name}_{prefix}is_zero"
+    values = asked.fields[name].token_values if loss.name == "token_value" else ()
+    return TokenLoss(
+        name=f"{source}_{loss.name}",
+        source=source,
+        metrics=checked_metrics(
+            loss,
+            row.about,
+            num_classes=asked.fields[name].vocabulary_size if row.about == "tokens" else 0,
+        ),
         field=name,
-        output=index,
-        ignore_zero=loss.ignore_zero,
-        measured=measured,
+        heads=tuple(f"{name}_{prefix}{kind}" for kind in row.reads),
+        row=row,
+        options=options,
+        zero_head=zero_head if zero_head in {head.name for head in plan.field_heads} else None,
+        token_values=torch.tensor(values, dtype=torch.float32) if values else None,
+        **common,
     )
 
 
-def _whole_cell(tokens: TokenBatch, genes: FieldSpec) -> TokenBatch:
-    """Return the tokens as their own target, without the special ones."""
-    is_gene = ~genes.is_special(tokens.fields[genes.name])
-    before = np.zeros(len(is_gene) + 1, np.int64)
-    np.cumsum(is_gene, out=before[1:])
-    return TokenBatch(
-        fields={name: values[is_gene] for name, values in tokens.fields.items()},
-        offsets=before[tokens.offsets],
-        rows=tokens.rows,
+def _label_term(
+    loss: LossConfig,
+    label: LabelSpec,
+    options: LossOptions,
+    common: Mapping[str, Any],
+    codes: Array | None,
+) -> LossTerm:
+    about = {"regression": "values", "multilabel": "multilabel"}.get(label.kind, "classes")
+    parts: dict[str, Any] = {
+        "name": f"{label.name}_{loss.name}",
+        "source": label.name,
+        "metrics": checked_metrics(loss, about, num_classes=len(label.classes)),
+        "label": label.name,
+        "loss": loss.name,
+        "options": options,
+        **common,
+    }
+    if label.kind == "class":
+        seen = np.zeros(0, np.int64) if codes is None else codes
+        weights = torch.ones(len(label.classes))
+        if options.class_weight_exponent:
+            weights = class_weights(seen, len(label.classes), options.class_weight_exponent)
+        return ClassLoss(**parts, class_weight=weights)
+    if label.kind == "hierarchy":
+        return HierarchyLoss(**parts, below=torch.from_numpy(label.below()))
+    return (MultilabelLoss if label.kind == "multilabel" else NumberLoss)(**parts)
+
+
+def _about_every_gene(
+    tokens: TokenBatch, targets: TokenBatch, genes: FieldSpec, field: FieldSpec
+) -> Questions:
+    """Return the question what the targets hold for every gene token of the input."""
+    ids = tokens.fields[genes.name]
+    positions = np.flatnonzero(~genes.is_special(ids))
+    return Questions(
+        positions=positions,
+        genes=ids[positions].astype(np.int64),
+        values=answers(tokens, targets, genes, field)[positions],
     )

@@ -1,25 +1,23 @@
-"""AdamW with two rates and a schedule by name."""
+"""AdamW with a rate for the heads, one for the rest, and less for lower layers."""
 
 from __future__ import annotations
 
-import math
-from functools import partial
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from omics.data.errors import ConfigError, nearest
+from omics.train.schedules import schedule
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from omics.train.run_config import TrainerConfig
 
-SCHEDULES = ("one_cycle", "constant")
-FIRST_FACTOR, LAST_FACTOR = 1 / 25, 1 / 250_000
-_HEADS = "label_heads."
+_LABEL_HEADS = "label_heads."
+_BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 def build_optimizer(
@@ -28,27 +26,31 @@ def build_optimizer(
     """Return AdamW; matrices and tables decay, biases and norms do not.
 
     Args:
-        model: with label heads under `label_heads.`; frozen parameters are left out.
-        config: rates and decay.
+        model: with label heads under `label_heads.` and blocks under `encoder.layers.`; frozen
+            parameters are left out.
+        config: rates and decay; checked by `check_trainer`.
         undecayed: names of further parameters without decay.
     """
-    encoder_rate = config.encoder_learning_rate
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_head = encoder_rate is None or _HEADS in name
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    blocks = [int(found[1]) for name, _ in named if (found := _BLOCK.search(name))]
+    num_blocks = max(blocks, default=-1) + 1
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        rate = config.learning_rate
+        if config.encoder_learning_rate is not None and _LABEL_HEADS not in name:
+            rate = config.encoder_learning_rate
+        rate *= config.layer_decay ** _depth(name, num_blocks)
         decays = parameter.ndim > 1 and name not in undecayed
-        groups.setdefault((is_head, decays), []).append(parameter)
+        groups.setdefault((rate, decays), []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": parameters,
-            "lr": config.learning_rate if is_head else encoder_rate,
+            "lr": rate,
             "weight_decay": config.weight_decay if decays else 0.0,
         }
-        for (is_head, decays), parameters in groups.items()
+        for (rate, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(settings)
+    return torch.optim.AdamW(settings, betas=(config.betas[0], config.betas[1]), eps=config.eps)
 
 
 def build_schedule(
@@ -58,39 +60,18 @@ def build_schedule(
 
     Args:
         optimizer: with its peak rates.
-        config: with `schedule` and `warmup_fraction`.
+        config: with `schedule`, its warm-up and decay.
         num_steps: optimiser steps of the whole run.
 
     Raises:
-        ConfigError: an unknown schedule, or a warm-up that is no share.
+        ConfigError: see `schedules.schedule`.
     """
-    if not 0 <= config.warmup_fraction <= 1:
-        raise ConfigError(f"trainer.warmup_fraction is {config.warmup_fraction}; it is a share.")
-    if config.schedule == "one_cycle":
-        return LambdaLR(optimizer, partial(one_cycle, num_steps, config.warmup_fraction))
-    if config.schedule == "constant":
-        return LambdaLR(optimizer, lambda _step: 1.0)
-    hint = nearest(config.schedule, SCHEDULES)
-    raise ConfigError(f"trainer.schedule is {config.schedule!r}.{hint}")
+    return LambdaLR(optimizer, schedule(config, num_steps))
 
 
-def one_cycle(num_steps: int, warmup_fraction: float, step: int) -> float:
-    """Return the factor of the peak rate: a cosine up, then a cosine down (Smith 2018).
-
-    As torch's OneCycleLR, which cannot do with a warm-up of one step.
-
-    Args:
-        num_steps: optimiser steps of the whole run.
-        warmup_fraction: share of them that rises.
-        step: from 0; what is beyond the last stays there.
-    """
-    top = warmup_fraction * num_steps - 1
-    last = max(num_steps - 1, 1)
-    if step < top:
-        return _cosine(FIRST_FACTOR, 1.0, step / top)
-    top = max(top, 0.0)
-    return _cosine(1.0, LAST_FACTOR, min((step - top) / max(last - top, 1.0), 1.0))
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+def _depth(name: str, num_blocks: int) -> int:
+    """Return how many levels a parameter is below the heads: 1 for the top block."""
+    found = _BLOCK.search(name)
+    if found:
+        return num_blocks - int(found[1])
+    return num_blocks + 1 if name.startswith("embedding.") else 0

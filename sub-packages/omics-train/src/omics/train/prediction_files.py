@@ -1,8 +1,8 @@
 """What `omics-train predict` writes: tables with one row a cell, in input order, streamed.
 
-- `embeddings` always; with label heads `predictions` (class and its probability, or the value of a
-  number), and for classes `probabilities` and `logits` (columns `<label>_<class>`). At the level of
-  genes `gene_embeddings` (one row a gene) in place of `embeddings`, and on request
+- `embeddings` always; with label heads `predictions` (the class and its probability, the labels
+  joined by `|`, or the value of a number), and for all but numbers `probabilities` (columns
+  `<label>_<class>`, and the nodes of a hierarchy) and `logits`. At the level of genes `gene_embeddings` (one row a gene) in place of `embeddings`, and on request
   `gene_embeddings_per_cell`.
 - Parquet: `row`, `cell`, `reason` (why a cell has no numbers; empty where it has), then values. CSV:
   a header, `cell`, then values: what `read_csv(..., index_col=0)` makes a matrix of.
@@ -21,6 +21,13 @@ import pyarrow as pa
 
 from omics.eval.table_files import TableFile, open_table
 from omics.models.inference import REASONS
+from omics.models.label_answers import (
+    best_class,
+    is_number,
+    label_sets,
+    probabilities,
+    probability_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
     from omics.models import InferenceBatch
     from omics.models.gene_embedding import GeneNames
+    from omics.tokenizers import LabelSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -41,11 +49,11 @@ ALL_TABLES = (EMBEDDINGS, GENES, GENES_PER_CELL, PREDICTIONS, PROBABILITIES, LOG
 WAITING_BYTES = 16 << 20
 
 
-def table_names(labels: Mapping[str, Sequence[str]], *, level: str, per_cell: bool) -> list[str]:
+def table_names(labels: Sequence[LabelSpec], *, level: str, per_cell: bool) -> list[str]:
     """Return the tables of a prediction.
 
     Args:
-        labels: classes of each label head; one class for a number.
+        labels: what is predicted of each cell.
         level: `cell` or `gene`.
         per_cell: whether genes get a row in each cell, too.
     """
@@ -54,7 +62,7 @@ def table_names(labels: Mapping[str, Sequence[str]], *, level: str, per_cell: bo
         names.append(GENES_PER_CELL)
     if labels:
         names.append(PREDICTIONS)
-    if _with_classes(labels):
+    if not all(is_number(spec) for spec in labels):
         names += [PROBABILITIES, LOGITS]
     return names
 
@@ -66,7 +74,7 @@ class Prediction:
     Attributes:
         tables: of `table_names`; `gene_embeddings` is not made here.
         cells: names of all cells of the store, by row.
-        labels: classes of each label head; one class for a number.
+        labels: what is predicted of each cell.
         width: of an embedding of a cell.
         gene_width: of the vector of a gene.
         genes: names of the tokens, where genes get a row in each cell.
@@ -75,7 +83,7 @@ class Prediction:
 
     tables: Sequence[str]
     cells: Array
-    labels: Mapping[str, Sequence[str]]
+    labels: Sequence[LabelSpec]
     width: int
     gene_width: int
     genes: GeneNames
@@ -115,17 +123,13 @@ class Prediction:
         if table == GENES_PER_CELL:
             gene = _Column(["gene"], pa.string(), values=self.genes.genes)
             return _unique([*cell, gene, _wide(self.gene_width)])
-        values = []
-        for label, classes in self.labels.items():
-            if table != PREDICTIONS:
-                if len(classes) > 1:
-                    names = [f"{label}_{each}" for each in classes]
-                    values.append(_Column(names, pa.float32()))
-            elif len(classes) > 1:
-                values.append(_Column([label], pa.string(), values=classes))
-                values.append(_Column([f"{label}_probability"], pa.float32()))
-            else:
-                values.append(_Column([label], pa.float32()))
+        values: list[_Column] = []
+        for spec in self.labels:
+            if table == PREDICTIONS:
+                values += _answer_columns(spec)
+            elif not is_number(spec):
+                ends = spec.classes if table == LOGITS else probability_names(spec)
+                values.append(_Column([f"{spec.name}_{each}" for each in ends], pa.float32()))
         return _unique([*cell, reason, *values])
 
 
@@ -154,12 +158,12 @@ class PredictionWriter:
         values = [batch.rows, cells[batch.rows], batch.reasons]
         if table == EMBEDDINGS:
             return [*values, batch.embeddings]
-        for label, classes in self._prediction.labels.items():
+        for spec in self._prediction.labels:
             if table == PREDICTIONS:
-                values += batch.answers(label) if len(classes) > 1 else [batch.logits[label][:, 0]]
-            elif len(classes) > 1:
-                chosen = batch.logits[label] if table == LOGITS else batch.probabilities(label)
-                values.append(chosen)
+                values += _answers(spec, batch)
+            elif not is_number(spec):
+                logits = batch.logits[spec.name]
+                values.append(logits if table == LOGITS else probabilities(spec, batch))
         return values
 
 
@@ -255,8 +259,19 @@ def _wide(width: int) -> _Column:
     return _Column([f"e{i}" for i in range(width)], pa.float32())
 
 
-def _with_classes(labels: Mapping[str, Sequence[str]]) -> list[str]:
-    return [label for label, classes in labels.items() if len(classes) > 1]
+def _answer_columns(spec: LabelSpec) -> list[_Column]:
+    if is_number(spec):
+        return [_Column([spec.name], pa.float32())]
+    if spec.kind == "multilabel":
+        return [_Column([spec.name], pa.string())]
+    sure = _Column([f"{spec.name}_probability"], pa.float32())
+    return [_Column([spec.name], pa.string(), values=spec.classes), sure]
+
+
+def _answers(spec: LabelSpec, batch: InferenceBatch) -> list[Array]:
+    if is_number(spec):
+        return [batch.logits[spec.name][:, 0]]
+    return [label_sets(spec, batch)] if spec.kind == "multilabel" else [*best_class(spec, batch)]
 
 
 def _unique(columns: list[_Column]) -> list[_Column]:

@@ -32,6 +32,9 @@ class FieldConfig:
         vectors: a table of pre-trained vectors of genes (gene2vec text, CSV, TSV or Parquet: a gene
             id or symbol, then its numbers), which a projection brings to the width of the model.
         freeze_vectors: leave these vectors as they are; genes that the table lacks are trained.
+        change_ratio: share of its values that are asked about; null for that of `data_module`.
+        mask_ratio: share of those that are hidden; null for that of `data_module`.
+        switch_ratio: share of those that are switched; null for that of `data_module`.
     """
 
     field_name: str = MISSING
@@ -45,6 +48,44 @@ class FieldConfig:
     learned_frequencies: bool = True
     vectors: str | None = None
     freeze_vectors: bool = False
+    change_ratio: float | None = None
+    mask_ratio: float | None = None
+    switch_ratio: float | None = None
+
+
+@dataclass
+class AdaptiveMaskingConfig:
+    """Genes that validation finds hard are hidden more often.
+
+    Attributes:
+        enabled: whether they are.
+        temperature: null for weights that rise in a straight line with the error; a number for
+            exp(weight / temperature): the lower, the more the hardest genes prevail.
+        num_bins: of the errors.
+    """
+
+    enabled: bool = False
+    temperature: float | None = None
+    num_bins: int = 100
+
+
+@dataclass
+class PairingConfig:
+    """Perturbed cells, each shown as a control cell that was perturbed (sequence labelling).
+
+    Attributes:
+        column: of obs, the perturbation of each cell: genes, or the name of the controls; null for
+            no pairs.
+        control: the value of that column that control cells have.
+        separator: between the genes of a combined perturbation.
+        group_column: of obs: the control comes from the same group, such as the same batch; null
+            for any.
+    """
+
+    column: str | None = None
+    control: str = "control"
+    separator: str = "+"
+    group_column: str | None = None
 
 
 @dataclass
@@ -68,7 +109,16 @@ class DataConfig:
             checkpoint, which is where it belongs.
         augmentations: random steps of training only (`sample_genes`), run right after the
             normalisation and before anything that cuts.
-        change_ratio: share of a masked field's tokens that are hidden and predicted.
+        change_ratio: share of a masked field's tokens that are asked about.
+        mask_ratio: share of those that show the mask token.
+        switch_ratio: share of those that show another token of the vocabulary, or another value of
+            the cell; the rest is shown as it is.
+        comask_across_fields: hide the same tokens in all masked fields; otherwise each token in one
+            at most.
+        pattern_weights: how likely genes are hidden beside others, as pairs of a regular expression
+            that their symbol or id holds and a weight, such as `["^MT-", 0]`.
+        adaptive_masking: hide genes with a large error more often.
+        pairing: perturbed cells with their controls.
         prefetch: batches prepared ahead by a background thread; 0 for none.
     """
 
@@ -83,6 +133,12 @@ class DataConfig:
     transforms: list[dict[str, Any]] | None = None
     augmentations: list[dict[str, Any]] = field(default_factory=list)
     change_ratio: float = 0.15
+    mask_ratio: float = 1.0
+    switch_ratio: float = 0.0
+    comask_across_fields: bool = False
+    pattern_weights: list[Any] = field(default_factory=list)
+    adaptive_masking: AdaptiveMaskingConfig = field(default_factory=AdaptiveMaskingConfig)
+    pairing: PairingConfig = field(default_factory=PairingConfig)
     prefetch: int = 2
 
 
@@ -98,6 +154,7 @@ class TokenizerConfig:
         append_sep: whether a cell ends with `[SEP]`.
         depth_tokens: whether cells begin with `[S]` and `[T]`, of `read_depth_downsample`.
         num_bins: the values are tokens of so many bins (of the field `bin`); null for continuous.
+        perturbation: whether tokens say if their gene is perturbed (the field `perturbation`).
         max_length: tokens that a cell may have, special ones included; null for no limit (of
             `gene`) or that of the published models.
         min_coverage: share of genes that must match between a store and the vocabulary.
@@ -109,6 +166,7 @@ class TokenizerConfig:
     append_sep: bool = False
     depth_tokens: bool = False
     num_bins: int | None = None
+    perturbation: bool = False
     max_length: int | None = None
     min_coverage: float = 0.1
 
@@ -130,6 +188,7 @@ class ModelSection:
         embedding_norm: normalise and drop out the sum of the inputs.
         embedding_norm_bias: a bias in that norm.
         activation: `gelu`, `gelu_tanh`, `relu` or `silu`.
+        head_activation: of shared transforms and deeper label heads; null for the same.
         glu: gated feed-forward.
         bias: biases in the blocks.
         positions: `none`, `learned` or `rope`.
@@ -144,6 +203,7 @@ class ModelSection:
         conv_kernel: of `nystrom`; 0 for none.
         dropout: in the blocks and before label heads.
         layer_norm_eps: of every normalisation.
+        block_norm_eps: of those in the blocks and the final one; null for the same.
         embedding_std: of new embedding tables.
         pooling: `first_token`, `mean`, `mean_after_first`, `pooler`, `token:K`, joined by `+`.
         pooled_norm: normalise the pooled row.
@@ -165,6 +225,7 @@ class ModelSection:
     embedding_norm: bool = False
     embedding_norm_bias: bool = True
     activation: str = "gelu"
+    head_activation: str | None = None
     glu: bool = False
     bias: bool = True
     positions: str = "none"
@@ -179,6 +240,7 @@ class ModelSection:
     conv_kernel: int = 0
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
+    block_norm_eps: float | None = None
     embedding_std: float = 0.02
     pooling: str = "first_token"
     pooled_norm: bool = True
@@ -190,18 +252,27 @@ class ModelSection:
 
 @dataclass
 class LossConfig:
-    """One term of the loss.
+    """One term of the loss. A key that the loss does not use must be left out.
 
     Attributes:
-        name: `mse`, `cross_entropy` or `is_zero_bce`.
+        name: of a field `mse`, `mae`, `poisson`, `negative_binomial`, `is_zero_bce`,
+            `is_zero_focal`, `cross_entropy`, `focal` or `token_value`; of a label `cross_entropy`,
+            `focal`, `bce_with_logits`, `mse`, `mae` or `hce`.
         field_name: the field it is about; or
         label_column_name: the label column it is about.
         weight: factor of the term.
-        wced_target: null for masked tokens; `all_genes` decodes the whole cell from its pooled
-            row.
-        ignore_zero: for `mse` of the whole cell: only expressed genes count.
-        class_weight_exponent: for `cross_entropy` of a label: classes weigh 1 / n ** exponent.
-        label_smoothing: for `cross_entropy` of a label.
+        wced_target: null for tokens; `all_genes`, `input_genes` or `non_input_genes` decode these
+            genes of the whole cell from one row.
+        mvc: predict values of tokens from the gene and the pooled row of its cell alone.
+        tied: of scores of tokens: the input table of the field decodes.
+        ignore_zero: targets that are 0 do not count.
+        link_function: `identity`, `exp` or `softplus`, from the output to the value.
+        shrinkage: adds so much of the squared (`mse`) or absolute (`mae`) value to each error.
+        gamma: of focal losses; 2 by default.
+        label_smoothing: share of a class target that is spread over all classes.
+        class_weight_exponent: of a label: classes weigh 1 / n ** exponent.
+        metrics: what validation measures; null for the usual ones of the loss.
+        group: terms of a group are also reported together, as `<group>_loss`.
     """
 
     name: str = MISSING
@@ -209,9 +280,46 @@ class LossConfig:
     label_column_name: str | None = None
     weight: float = 1.0
     wced_target: str | None = None
-    ignore_zero: bool = False
-    class_weight_exponent: float = 0.0
-    label_smoothing: float = 0.0
+    mvc: bool | None = None
+    tied: bool | None = None
+    ignore_zero: bool | None = None
+    link_function: str | None = None
+    shrinkage: float | None = None
+    gamma: float | None = None
+    label_smoothing: float | None = None
+    class_weight_exponent: float | None = None
+    metrics: list[str] | None = None
+    group: str | None = None
+
+
+@dataclass
+class StageConfig:
+    """One stage of a curriculum.
+
+    Attributes:
+        max_epochs: passes that it lasts.
+        batch_size: cells per micro-batch; null for that of `data_module`.
+        max_length: tokens of a cell at most, special ones included; null for no further limit.
+    """
+
+    max_epochs: int = MISSING
+    batch_size: int | None = None
+    max_length: int | None = None
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """When a run ends early.
+
+    Attributes:
+        monitor: a term of the history of validation, such as `loss` or `cell_type_f1`.
+        patience: validations without an improvement after which the run ends; null for never.
+        min_delta: a smaller change is no improvement.
+    """
+
+    monitor: str = "loss"
+    patience: int | None = None
+    min_delta: float = 0.0
 
 
 @dataclass
@@ -241,33 +349,59 @@ class TrainerConfig:
     Attributes:
         losses: the terms, summed with their weights.
         max_epochs: passes over the training cells.
+        max_steps: optimiser steps after which the run ends; null for no limit.
         learning_rate: peak rate; of the label heads where `encoder_learning_rate` is given.
         encoder_learning_rate: peak rate of everything but the label heads; null for the same.
-        schedule: `one_cycle` or `constant`.
-        warmup_fraction: share of the steps in which `one_cycle` rises.
+        layer_decay: the rate of a block is so much that of the block above it; the top block has it
+            once, the input embedding once more than the lowest block.
+        schedule: `one_cycle`, `constant`, `linear`, `cosine` or `wsd`.
+        warmup_steps: steps in which the rate rises; or
+        warmup_fraction: their share of all steps; 0.1 by default, 0 with `constant`.
+        decay_fraction: of `wsd`: share of the steps in which the rate falls; 0.1 by default.
+        last_factor: of `linear`, `cosine` and `wsd`: share of the peak rate at the end; 0 by
+            default.
         weight_decay: of matrices and tables (AdamW).
+        betas: of AdamW.
+        eps: of AdamW.
         gradient_clip_norm: 0 for none.
         accumulate_grad_batches: micro-batches per optimiser step.
+        val_check_interval: share of an epoch (up to 1) or micro-batches after which validation
+            runs.
+        curriculum: stages that come first; when they are over, `data_module` says what follows.
+        early_stopping: when the run ends before its time.
         accelerator: `auto`, `cpu`, `cuda`, `mps`.
         precision: of Lightning, such as `32-true` or `bf16-mixed`.
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
         lora: adapters in place of the encoder's weights; needs the extra `lora`.
+        tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
+            leaves torch as it is.
     """
 
     losses: list[LossConfig] = field(default_factory=list)
     max_epochs: int = 10
+    max_steps: int | None = None
     learning_rate: float = 1e-3
     encoder_learning_rate: float | None = None
+    layer_decay: float = 1.0
     schedule: str = "one_cycle"
-    warmup_fraction: float = 0.1
+    warmup_steps: int | None = None
+    warmup_fraction: float | None = None
+    decay_fraction: float | None = None
+    last_factor: float | None = None
     weight_decay: float = 0.05
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
     gradient_clip_norm: float = 1.0
     accumulate_grad_batches: int = 1
+    val_check_interval: float = 1.0
+    curriculum: list[StageConfig] = field(default_factory=list)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     accelerator: str = "cpu"
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    tf32_mode: str | None = None
 
 
 @dataclass
@@ -317,7 +451,8 @@ class RunConfig:
         seed: of weights, order, dropout and masks.
         task: `train`, `test`, `predict`; a list runs in order, handing the new bundle on.
         fields: inputs of a new model.
-        label_columns: obs columns to classify.
+        label_columns: obs columns to learn: names, or mappings with the keys of
+            `omics.train.label_columns.LabelColumn`.
         data_module: data.
         tokenizer: of a new model.
         model: of a new model.
@@ -333,7 +468,7 @@ class RunConfig:
     seed: int = 0
     task: list[str] = field(default_factory=lambda: ["train"])
     fields: list[FieldConfig] = field(default_factory=list)
-    label_columns: list[str] = field(default_factory=list)
+    label_columns: list[Any] = field(default_factory=list)
     data_module: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelSection = field(default_factory=ModelSection)

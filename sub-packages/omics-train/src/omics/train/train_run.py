@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +15,23 @@ import numpy as np
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
 from omics.data.errors import ConfigError
-from omics.data.loading.loader import Loader
+from omics.eval.classification import missing_labels
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
 from omics.models.model_config import PLACE_PREFIX
 from omics.models.readout import POOLED, Readout
 from omics.tokenizers import LabelSpec, TokenBatch, bind_store
+from omics.tokenizers.fields import labelled_rows
 from omics.train.adapters import Adapters, add_adapters, refuse_idle_lora
 from omics.train.cell_selection import data_path, label_values, training_rows
-from omics.train.data_module import TrainingBatches
 from omics.train.freezing import freeze, trained_share
 from omics.train.gene_vectors import place_vectors
-from omics.train.losses import class_weights
+from omics.train.head_plan import Asked, plan_heads, with_label_losses
+from omics.train.label_columns import label_columns
+from omics.train.mask_settings import mask_plan
 from omics.train.model_source import ModelSource, model_source
-from omics.train.objective import Objective, plan_heads
-from omics.train.run_config import LoraConfig, LossConfig, RunConfig
+from omics.train.objective import Objective
+from omics.train.run_config import LoraConfig
 from omics.train.run_files import (
     BUNDLE,
     refuse_existing,
@@ -37,6 +39,9 @@ from omics.train.run_files import (
     write_configuration,
     write_run_facts,
 )
+from omics.train.target_cells import EXPRESSION, LABEL_EXPRESSION, measured_tokens
+from omics.train.trainer_settings import check_trainer, tf32, validation_interval
+from omics.train.training_cells import TrainingCells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,9 +49,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from omics.data.loading.cell_reader import CellReader
     from omics.data.storage.store import CellStore
-    from omics.tokenizers import BoundTokenizer, FieldSpec
+    from omics.models.model_config import LabelHeadConfig
+    from omics.train.data_module import TrainingBatches
+    from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -64,6 +70,7 @@ class Training:
         objective: of the run.
         batches: of training; each pass is an epoch.
         validation: batches of a fixed epoch, or None.
+        reversal: `{label: schedule of its gradient reversal}`.
     """
 
     source: ModelSource
@@ -74,6 +81,7 @@ class Training:
     objective: Objective
     batches: TrainingBatches
     validation: TrainingBatches | None
+    reversal: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(config: RunConfig, folder: Path) -> Bundle:
@@ -100,7 +108,7 @@ def train(config: RunConfig, folder: Path) -> Bundle:
             model=training.model,
             tokenizer=training.source.tokenizer,
             transforms=training.source.preprocessing,
-            labels={spec.name: list(spec.classes) for spec in training.labels},
+            label_specs=training.labels,
             provenance=_provenance(config, store, training.source),
         )
     bundle.save(folder / BUNDLE, overwrite=config.overwrite)
@@ -122,27 +130,49 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         UnknownNameError: a label column or split that does not exist.
         InputDataError: genes or labels of the cells do not serve.
     """
-    rows = training_rows(config.data_module, store)
+    columns = label_columns(config.label_columns)
+    names = tuple(column.label_column_name for column in columns)
     source = model_source(config, store.genes)
-    values = {name: label_values(store, name)[rows["train"]] for name in config.label_columns}
-    labels = [LabelSpec.from_values(name, column) for name, column in values.items()]
-    losses = _losses(config)
-    plan = plan_heads(losses, labels, source.masked)
-    _refuse_errors_of_bins(losses, source.tokenizer.fields)
+    rows = training_rows(config.data_module, store)
+    cells = TrainingCells.of(config, store, source, rows, columns=names)
+    rows = cells.rows
+    values = {name: label_values(store, name) for name in names}
+    labels = [
+        column.spec(values[name][rows["train"]])
+        for name, column in zip(names, columns, strict=True)
+    ]
+    _tell_unseen(labels, {name: each[rows["validation"]] for name, each in values.items()})
+    losses = with_label_losses(config.trainer.losses, labels)
+    fields = {spec.name: spec for spec in source.tokenizer.fields}
+    asked = Asked(
+        fields=fields,
+        hidden=frozenset(spec.name for spec in source.masked),
+        answered=frozenset({LABEL_EXPRESSION} if cells.answered else ()),
+        labels={spec.name: spec for spec in labels},
+    )
+    heads = [column.head(spec) for column, spec in zip(columns, labels, strict=True)]
+    plan = plan_heads(losses, asked, heads)
+    if source.checkpoint is not None:
+        plan = plan.continued(source.checkpoint.model.model_config)
     reader, tokenizer = bind_store(
-        source.tokenizer, store, labels=labels, transforms=source.training_steps
+        source.tokenizer, store, labels=labels, transforms=cells.training_steps
     )
     say(f"{tokenizer.coverage}")
-    objective = Objective.from_losses(
+    objective = Objective.build(
         losses,
         plan,
-        genes=source.tokenizer.fields[0],
-        masked_fields=source.masked,
-        change_ratio=config.data_module.change_ratio,
-        seed=config.seed,
-        measured=tokenizer.measured_tokens(),
-        class_weight=_class_weights(losses, labels, values),
+        asked,
+        masks=mask_plan(config, source),
+        measured=measured_tokens(source.tokenizer, tokenizer, store.genes, source.preprocessing),
+        answered={LABEL_EXPRESSION: fields[EXPRESSION]} if cells.answered else {},
+        denoised=frozenset({EXPRESSION} if cells.is_thinned else ()),
+        label_codes={
+            spec.name: spec.encode(values[spec.name][rows["train"]])
+            for spec in labels
+            if spec.kind == "class"
+        },
     )
+    check_trainer(config, objective, validates=len(rows["validation"]) > 0)
     sizes = replace(source.config, field_heads=plan.field_heads, wced=plan.wced, labels=plan.labels)
     model = OmicsModel.build(sizes, seed=config.seed)
     new = list(model.state_dict())
@@ -154,16 +184,10 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         table = place_vectors(model, name, vectors)
         if vectors.frozen:
             undecayed.append(table)
-    parts = _Parts(config, reader, source, tokenizer, objective)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
-        _standardize_label_heads(model, new_heads, partial(parts.plain_tokens, rows["train"]))
-    validation = None
-    if len(rows["validation"]):
-        # What a self-supervised loss hides and samples, validation must hide and sample too,
-        # always the same way: as in epoch 0.
-        hides = objective.is_self_supervised
-        validation = parts.batches(rows["validation"], shuffle=False, training=hides)
+        plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
+        _standardize_label_heads(model, new_heads, plain_tokens)
     return Training(
         source=source,
         labels=labels,
@@ -171,8 +195,9 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         adapters=_choose_trained(model, config),
         undecayed=undecayed,
         objective=objective,
-        batches=parts.batches(rows["train"], shuffle=True, training=True),
-        validation=validation,
+        batches=cells.training_batches(reader, tokenizer, objective),
+        validation=cells.validation_batches(reader, tokenizer, objective),
+        reversal={column.label_column_name: column.reversal_schedule for column in columns},
     )
 
 
@@ -182,37 +207,58 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
     Args:
         training: the checked parts.
         config: with its trainer section.
-        folder: where the history goes.
+        folder: where the history and tables of validation go.
     """
     import logging
 
     import lightning as L
 
+    from omics.train.early_stopping import EarlyStopping
     from omics.train.lightning_module import (
         RunReporter,
         TrainingModule,
         interrupts_as_usual,
         quiet_lightning,
     )
+    from omics.train.validation_files import write_validation_files
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     settings, batches = config.trainer, training.batches
     L.seed_everything(config.seed, verbose=False)
-    num_steps = settings.max_epochs * batches.steps_per_epoch
+    num_steps = batches.num_steps(settings.max_epochs)
+    total = batches.num_batches(settings.max_epochs)
+    if settings.max_steps is not None:
+        num_steps = min(num_steps, settings.max_steps)
+        total = min(total, settings.max_steps * settings.accumulate_grad_batches)
     module = TrainingModule(
-        training.model, training.objective, settings, num_steps, undecayed=training.undecayed
+        training.model,
+        training.objective,
+        settings,
+        num_steps,
+        training.reversal,
+        undecayed=training.undecayed,
     )
+    callbacks: list[L.Callback] = []
+    if settings.early_stopping.patience is not None:
+        callbacks.append(EarlyStopping(settings.early_stopping))
     verb = "fine-tuning" if training.labels else "pretraining"
-    total = settings.max_epochs * len(batches)
-    with quiet_lightning(), progress(verb, total, unit="batches") as advance:
+    with (
+        quiet_lightning(),
+        tf32(settings),
+        progress(verb, total, unit="batches") as advance,
+    ):
         trainer = L.Trainer(
             max_epochs=settings.max_epochs,
+            max_steps=-1 if settings.max_steps is None else settings.max_steps,
             accelerator=settings.accelerator,
             devices=1,
             precision=settings.precision,
             gradient_clip_val=settings.gradient_clip_norm or None,
             accumulate_grad_batches=settings.accumulate_grad_batches,
-            callbacks=[RunReporter(folder, advance)],
+            # Stages of a curriculum have epochs of their own length.
+            reload_dataloaders_every_n_epochs=1 if settings.curriculum else 0,
+            val_check_interval=validation_interval(settings),
+            callbacks=[*callbacks, RunReporter(folder, advance)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -229,47 +275,10 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
             say(f"{phase}: {last}")
     if training.adapters is not None:
         training.adapters.merge()
+    if trainer.is_global_zero:
+        classes = {spec.name: spec.classes for spec in training.labels}
+        write_validation_files(folder, module, training.source.tokenizer, classes)
     training.model.cpu().eval()
-
-
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """What all batches of a run share."""
-
-    config: RunConfig
-    reader: CellReader
-    source: ModelSource
-    tokenizer: BoundTokenizer
-    objective: Objective
-
-    def loader(self, rows: Array, *, order: str, training: bool) -> Loader:
-        data = self.config.data_module
-        return Loader(
-            self.reader,
-            rows=rows,
-            batch_size=data.batch_size,
-            order=order,
-            transforms=self.source.training_steps if training else self.source.preprocessing,
-            obs=tuple(self.config.label_columns),
-            seed=self.config.seed,
-            training=training,
-            prefetch=data.prefetch,
-        )
-
-    def plain_tokens(self, rows: Array) -> Iterator[TokenBatch]:
-        """Yield the tokens of cells as inference sees them."""
-        for cells in self.loader(rows, order="sequential", training=False):
-            yield self.tokenizer.encode(cells)
-
-    def batches(self, rows: Array, *, shuffle: bool, training: bool) -> TrainingBatches:
-        order = self.config.data_module.order if shuffle else "sequential"
-        return TrainingBatches(
-            loader=self.loader(rows, order=order, training=training),
-            tokenizer=self.tokenizer,
-            objective=self.objective,
-            window=self.config.trainer.accumulate_grad_batches if shuffle else 1,
-            fixed_epoch=None if shuffle else 0,
-        )
 
 
 def _choose_trained(model: OmicsModel, config: RunConfig) -> Adapters | None:
@@ -292,24 +301,35 @@ def _reusable_weights(
 ) -> dict[str, Tensor]:
     """Return the checkpoint's weights without heads that mean something else in the new model.
 
-    Label heads are numbered and whole-cell decoders stack their outputs: equal shapes do not say
-    that the classes or outputs are the same.
+    Label heads are numbered, whole-cell decoders stack their outputs and links give outputs another
+    meaning: equal shapes do not say that the classes or values are the same.
     """
-    theirs = dict(enumerate(checkpoint.label_specs))
-    same_labels = {i for i, spec in enumerate(labels) if theirs.get(i) == spec}
-    outputs = {wced.field: wced.outputs for wced in model.model_config.wced}
-    before = {wced.field: wced.outputs for wced in checkpoint.model.model_config.wced}
-    same_wced = {name for name, order in outputs.items() if before.get(name) == order}
+    ours, theirs = model.model_config, checkpoint.model.model_config
+    heads = _meanings(labels, ours.labels)
+    before = _meanings(checkpoint.label_specs, theirs.labels)
+    same: dict[str, set[str]] = {
+        "label_heads": {number for number, head in heads.items() if before.get(number) == head},
+        "wced_heads": {each.field for each in set(ours.wced) & set(theirs.wced)},
+        "field_heads": {each.name for each in set(ours.field_heads) & set(theirs.field_heads)},
+    }
 
     def means_the_same(name: str) -> bool:
         group, _, rest = name.partition(".")
-        which = rest.split(".")[0]
-        if group == "label_heads":
-            return int(which) in same_labels
-        return group != "wced_heads" or which in same_wced
+        return group not in same or rest.split(".")[0] in same[group]
 
     state = checkpoint.model.state_dict()
     return {name: tensor for name, tensor in state.items() if means_the_same(name)}
+
+
+def _meanings(
+    labels: Sequence[LabelSpec], heads: Sequence[LabelHeadConfig]
+) -> dict[str, tuple[LabelSpec, LabelHeadConfig]]:
+    """Return what each label head stands for, by number; how it is trained does not count."""
+    pairs = zip(labels, heads, strict=True)
+    return {
+        str(number): (spec, replace(head, gradient_reversal=0.0))
+        for number, (spec, head) in enumerate(pairs)
+    }
 
 
 def _standardize_label_heads(
@@ -331,35 +351,16 @@ def _standardize_label_heads(
     model.train()
 
 
-def _losses(config: RunConfig) -> Sequence[LossConfig]:
-    """Return the losses; label columns without any get a cross-entropy each."""
-    if config.trainer.losses or not config.label_columns:
-        return config.trainer.losses
-    return [
-        LossConfig(name="cross_entropy", label_column_name=name) for name in config.label_columns
-    ]
-
-
-def _refuse_errors_of_bins(losses: Sequence[LossConfig], fields: Sequence[FieldSpec]) -> None:
-    bins = [field.name for field in fields if field.kind == "discrete"]
-    for loss in losses:
-        if loss.name == "mse" and loss.wced_target is not None and loss.field_name in bins:
-            raise ConfigError(
-                f"The loss 'mse' of whole cells is about {loss.field_name!r}, which holds tokens "
-                "and no values. Use 'is_zero_bce', or continuous values."
-            )
-
-
-def _class_weights(
-    losses: Sequence[LossConfig], labels: Sequence[LabelSpec], values: Mapping[str, Array]
-) -> dict[str, dict[float, Tensor]]:
-    """Return `{label: {exponent: weights}}` for every exponent that a loss asks for."""
-    table: dict[str, dict[float, Tensor]] = {}
+def _tell_unseen(labels: Sequence[LabelSpec], validation: Mapping[str, Array]) -> None:
+    """Say how many validation cells have a label that no training cell has."""
     for spec in labels:
-        codes = spec.encode(values[spec.name])
-        exponents = {x.class_weight_exponent for x in losses if x.label_column_name == spec.name}
-        table[spec.name] = {e: class_weights(codes, len(spec.classes), e) for e in exponents}
-    return table
+        known = len(labelled_rows(spec.encode(validation[spec.name])))
+        given = int((~missing_labels(validation[spec.name])).sum())
+        if given > known:
+            say(
+                f"{given - known} of {given} validation cells have a {spec.name!r} that no training "
+                "cell has: they are not scored"
+            )
 
 
 def _provenance(config: RunConfig, store: CellStore, source: ModelSource) -> dict[str, Any]:

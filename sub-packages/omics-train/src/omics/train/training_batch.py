@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from omics.models.ragged_layout import RaggedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from omics.tokenizers import TokenBatch
 
 # numpy arrays before `to`, torch tensors after it, as in TokenBatch.
@@ -18,14 +20,65 @@ Values = Any
 
 
 @dataclass(slots=True, kw_only=True)
+class Questions:
+    """Tokens whose value a loss asks for.
+
+    Attributes:
+        positions: int64 [K], flat positions of the tokens.
+        genes: int64 [K], token ids of their genes, before any was hidden.
+        values: [K], the answers.
+    """
+
+    positions: Values
+    genes: Values
+    values: Values
+
+
+@dataclass(slots=True, kw_only=True)
+class CellGenes:
+    """Genes of whole cells.
+
+    Attributes:
+        cell: int64 [E], positions of the cells in the batch.
+        gene: int64 [E], columns of the decoder.
+        value: float32 [E], the answers.
+    """
+
+    cell: Values
+    gene: Values
+    value: Values
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.cell)
+
+
+@dataclass(slots=True, kw_only=True)
+class WholeCells:
+    """What a whole-cell decoder is asked about one field.
+
+    Attributes:
+        expressed: genes with a value above 0.
+        expressed_input: those of them that are among the cell's input tokens.
+        expressed_other: those that are not.
+        input: all genes among the input tokens, once each; None where no loss asks for them.
+    """
+
+    expressed: CellGenes
+    expressed_input: CellGenes
+    expressed_other: CellGenes
+    input: CellGenes | None
+
+
+@dataclass(slots=True, kw_only=True)
 class TrainingBatch:
     """A micro-batch.
 
     Attributes:
-        tokens: the (masked) input, with labels and targets.
-        hidden_positions: `{field: int64 [K]}`, flat positions of the masked tokens.
-        hidden_values: `{field: [K]}`, what they held.
-        target_cell: int64 [E], the cell of each entry of `tokens.targets`.
+        tokens: the (masked) input, with labels.
+        questions: `{field: tokens that heads on tokens are asked about}`.
+        whole_cells: `{field: genes that its whole-cell decoder is asked about}`.
+        labelled: `{label: int64 [L]}`, positions of the cells that have the label.
         counts: `{term: number}`, what each loss term of this micro-batch is a mean over.
         totals: `{term: number}`, the same over all micro-batches and processes of the optimiser
             step; filled in by the window of the loader.
@@ -34,10 +87,10 @@ class TrainingBatch:
     """
 
     tokens: TokenBatch
-    hidden_positions: dict[str, Values]
-    hidden_values: dict[str, Values]
-    target_cell: Values
-    counts: dict[str, float]
+    questions: Mapping[str, Questions]
+    whole_cells: Mapping[str, WholeCells]
+    labelled: Mapping[str, Values]
+    counts: dict[str, float] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
     layout: RaggedLayout | None = None
@@ -50,15 +103,23 @@ class TrainingBatch:
         """
         if self.layout is not None:
             return self
-
-        def convert(values: Values) -> Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
-
         return replace(
             self,
             tokens=self.tokens.to_torch(device),
-            hidden_positions={k: convert(v) for k, v in self.hidden_positions.items()},
-            hidden_values={k: convert(v) for k, v in self.hidden_values.items()},
-            target_cell=convert(self.target_cell),
+            questions=_moved(self.questions, device),
+            whole_cells=_moved(self.whole_cells, device),
+            labelled=_moved(self.labelled, device),
             layout=RaggedLayout.from_offsets(torch.from_numpy(self.tokens.offsets), device),
         )
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    """Return arrays as tensors on a device, within mappings and records."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: _moved(each, device) for name, each in value.items()}
+    if dataclasses.is_dataclass(value):
+        parts = {f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
+        return replace(value, **parts)  # type: ignore[type-var]
+    return torch.from_numpy(value).to(device, non_blocking=True)

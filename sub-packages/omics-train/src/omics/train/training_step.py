@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from omics.models import OmicsModel
     from omics.train.objective import Objective
     from omics.train.training_batch import TrainingBatch
+    from omics.train.validation_metrics import ValidationMetrics
 
 Sums = dict[str, tuple[Tensor, Tensor | float]]
 
@@ -31,7 +33,8 @@ def training_step(
         objective: of the run.
 
     Returns:
-        The scaled loss, and `{term: (local sum, local count)}` without gradients.
+        The scaled loss, and `{term: (local sum, local count)}` without gradients, with the
+        accuracy of labels among them.
     """
     output = objective.forward(model, batch)
     loss = output.pooled.sum() * 0.0
@@ -42,5 +45,27 @@ def training_step(
         # Without anything to predict the sum is zero; it stays in the graph all the same.
         loss = loss + term.weight * total / (over if over > 0 else 1.0)
         sums[term.name] = (total.detach(), batch.counts[term.name])
-    sums.update(objective.correct(output, batch))
+        if term.about == "classes":
+            examples = term.examples(output, batch)
+            right = (examples.predicted.argmax(-1) == examples.truth).sum()
+            sums[f"{term.source}_accuracy"] = (right, float(len(examples.truth)))
     return loss * batch.scale, sums
+
+
+@torch.no_grad()
+def validation_step(
+    model: OmicsModel, batch: TrainingBatch, objective: Objective, metrics: ValidationMetrics
+) -> Sums:
+    """Return the sums of the loss terms, and add a batch to the metrics.
+
+    Args:
+        model: in evaluation mode.
+        batch: on the model's device.
+        objective: of the run.
+        metrics: of the objective.
+    """
+    output = objective.forward(model, batch)
+    metrics.update(objective.terms, output, batch)
+    return {
+        term.name: (term.total(output, batch), batch.counts[term.name]) for term in objective.terms
+    }

@@ -123,7 +123,7 @@ class _GeneTables:
     by_digest: dict[str, list[pd.DataFrame]] = field(default_factory=dict)
 
     def shared(self, frame: pd.DataFrame) -> pd.DataFrame:
-        known = self.by_digest.setdefault(gene_digest(str(name) for name in frame.index), [])
+        known = self.by_digest.setdefault(gene_digest(frame.index.tolist()), [])
         for other in known:
             if frame.equals(other) and frame.index.name == other.index.name:
                 return other
@@ -314,7 +314,7 @@ def _digest(plan: ConversionPlan, more: list[Any]) -> str:
     record = {
         "format": FORMAT_VERSION,
         "storage": plan.storage,
-        "genes": gene_digest(str(name) for name in plan.genes.index),
+        "genes": gene_digest(plan.genes.index.tolist()),
         "match": None if plan.match is None else plan.match.digest,
         "more": more,
         "sources": [

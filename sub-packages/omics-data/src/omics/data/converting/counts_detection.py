@@ -213,9 +213,9 @@ def _are_ranks(values: Array, indptr: Array | None, sums: Array) -> bool:
     lengths = lengths[lengths > 0]
     asked = lengths >= MIN_ROWS
     enough = asked.sum() >= MIN_ROWS or (lengths >= MANY_VALUES).any()
-    if not enough or not _are_halves(values):
+    if not enough or np.mean(sums[asked] == (lengths * (lengths + 1) / 2)[asked]) <= 0.95:
         return False
-    return bool(np.mean(sums[asked] == (lengths * (lengths + 1) / 2)[asked]) > 0.95)
+    return _are_halves(values)
 
 
 def _negative(

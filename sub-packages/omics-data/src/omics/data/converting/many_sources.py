@@ -1,6 +1,6 @@
 """`write_sources`: streams the cells of planned sources, one after the other, into one store.
 
-- The next block is read while the present one is renumbered, coded and written.
+- The next block is read, renumbered and coded while the present one is counted and written.
 - About every `CHECKPOINT_ENTRIES` entries, and at the end of sources, what was written is made
   durable together with the place in the sources, so that a killed conversion goes on from there.
 - The fingerprint of a source is taken once, at its first checkpoint or its end; a source that was
@@ -16,8 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from omics.data.converting.coded_stream import coded_stream
 from omics.data.converting.read_ahead import read_ahead
 from omics.data.errors import InputDataError
 from omics.data.sources.registry import open_source
@@ -25,11 +24,10 @@ from omics.data.sources.registry import open_source
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from omics.data.converting.coded_stream import StreamedBlock
     from omics.data.converting.conversion_plan import PlannedSource
     from omics.data.sources.protocol import Source, ValueStorage
     from omics.data.storage.store_writer import StoreWriter
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CHECKPOINT_ENTRIES = 256_000_000
 # Many small sources: their ends are not all worth a checkpoint, which waits for the disk.
@@ -122,10 +120,17 @@ class _Stream:
             # The files are read once more for their digest, beside the conversion.
             fingerprint = digesting.submit(file.fingerprint)
             matrix = file.matrix(planned.location)
-            blocks = matrix.blocks(self.storage, scratch=self.writer.path, first_cell=state.cell)
+            blocks = coded_stream(
+                matrix,
+                self.writer.coder,
+                gene_map=planned.gene_map,
+                storage=self.storage,
+                first_cell=state.cell,
+                scratch=self.writer.path,
+            )
             with contextlib.closing(read_ahead(blocks)) as ahead:
                 for block in ahead:
-                    self._append(planned, *block)
+                    self._append(block)
                     if self._due(CHECKPOINT_ENTRIES):
                         if state.fingerprint is None and planned.known is None:
                             state.fingerprint = fingerprint.result()
@@ -151,17 +156,14 @@ class _Stream:
         state.source += 1
         state.cell, state.seen, state.kept, state.fingerprint = 0, 0, 0, None
 
-    def _append(self, planned: PlannedSource, indptr: Array, genes: Array, values: Array) -> None:
-        gene_map = planned.gene_map
-        if gene_map is not None:
-            self.state.seen += _sum(values)
-            if not gene_map.is_identity:
-                indptr, genes, values = gene_map.apply(indptr, genes, values)
-            self.state.kept += _sum(values)
-        self.writer.append(indptr, genes, values)
-        self.state.cell += len(indptr) - 1
+    def _append(self, block: StreamedBlock) -> None:
+        cells = block.coded.num_cells
+        self.writer.append_coded(block.coded)
+        self.state.cell += cells
+        self.state.seen += block.seen
+        self.state.kept += block.kept
         if self.on_progress is not None:
-            self.on_progress(len(indptr) - 1)
+            self.on_progress(cells)
 
     def end_of_source(self) -> None:
         """Make a checkpoint if the last one is long ago."""
@@ -182,9 +184,3 @@ class _Stream:
 def _refuse_change(file: Source, planned: PlannedSource) -> None:
     if repr(file.stamp()) != planned.stamp:
         raise InputDataError(f"{planned.path} changed while it was read; convert it again.")
-
-
-def _sum(values: Array) -> float:
-    if values.dtype.kind == "f":
-        return float(values.sum(dtype=np.float64))
-    return int(values.sum(dtype=np.int64))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from omics.data.sources.protocol import Block, ValueStorage
+    from omics.data.sources.protocol import Block
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,13 +86,10 @@ class Transposed:
 class DenseMatrix(MatrixSource):
     """A dense matrix [cells, genes] of any chunks; see `MatrixSource`."""
 
-    def blocks(
-        self, storage: ValueStorage = "counts", *, scratch: Path | None = None, first_cell: int = 0
-    ) -> Iterator[Block]:
+    def stored_blocks(self, *, scratch: Path | None = None, first_cell: int = 0) -> Iterator[Block]:
         """Stream the matrix in order of cells, each chunk decoded about once.
 
         Args:
-            storage: `counts` or `float`, see `MatrixSource.blocks`.
             scratch: a folder with room for the entries, 32 bytes each, where chunks hold many
                 more cells than a block.
             first_cell: leave out the cells before this one.
@@ -101,10 +98,10 @@ class DenseMatrix(MatrixSource):
             indptr, genes and values of whole cells.
 
         Raises:
-            InputDataError: the matrix is damaged, or a value is not of the kind asked for.
+            InputDataError: the matrix is damaged.
         """
         if not self._needs_tiles():
-            yield from super().blocks(storage, scratch=scratch, first_cell=first_cell)
+            yield from super().stored_blocks(scratch=scratch, first_cell=first_cell)
             return
         self.check_structure()
         wide = np.dtype(np.int64 if self.dtype.kind in "bi" else np.float64)
@@ -112,7 +109,7 @@ class DenseMatrix(MatrixSource):
             for entries in self._tiles():
                 spool.append(*entries)
             sorted_matrix = spool.matrix(self.path, self.location)
-            yield from sorted_matrix.blocks(storage, scratch=scratch, first_cell=first_cell)
+            yield from sorted_matrix.stored_blocks(scratch=scratch, first_cell=first_cell)
 
     def _needs_tiles(self) -> bool:
         if self.values.chunks is None:

@@ -3,8 +3,7 @@
 - A dataset of plain numbers without filters is one region of the file, or one for each chunk: these
   are read straight into the result, which costs half of what HDF5 needs. They are trusted only if
   HDF5 returns the same bytes at both ends of the dataset.
-- Its memory is used again once nobody holds what was read into it: fresh pages for every block
-  would cost as much as reading.
+- Its memory is used again once nobody holds what was read into it.
 - Anything else (filters, foreign byte order, chunks never written, zarr) goes through the dataset.
 """
 
@@ -15,6 +14,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from omics.data.storage.reused_memory import ReusedMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +40,7 @@ class FlatReader:
         self.name = str(getattr(dataset, "name", "its data"))
         self._dataset = dataset
         self._descriptor = -1
-        self._free: list[bytearray] = []
+        self._memory = ReusedMemory()
         # Item where each run of the file begins, and its place in the file; runs are contiguous.
         self._runs: tuple[Array, Array] | None = _runs(dataset)
         if self._runs is not None:
@@ -70,7 +71,7 @@ class FlatReader:
             found = self._dataset[begin:end]
             return np.asarray(found.astype(found.dtype.newbyteorder("="), copy=False))
         firsts, places = self._runs
-        items = self._memory(end - begin)
+        items = self._memory.array(end - begin, self._dataset.dtype)
         memory = items.view(np.uint8).data
         run = int(np.searchsorted(firsts, begin, side="right")) - 1
         at = begin
@@ -91,20 +92,6 @@ class FlatReader:
                 raise OSError("the file ends before its data does")
             memory = memory[count:]
             place += count
-
-    def _memory(self, num_items: int) -> Array:
-        """Return an array that gives its memory back when it and all its slices are gone."""
-        size = num_items * self._dataset.dtype.itemsize
-        while self._free:
-            held = self._free.pop()
-            if len(held) >= size:
-                break
-        else:
-            held = bytearray(size + size // 4)
-        # The base of a slice is this array, as its own base is no array: it lives as long as they.
-        items = np.frombuffer(memoryview(held)[:size], self._dataset.dtype)
-        weakref.finalize(items, self._free.append, held)
-        return items
 
 
 def _runs(dataset: Any) -> tuple[Array, Array] | None:

@@ -463,7 +463,7 @@ class _Touch:
 
 
 _SLICE_BYTES = 4 * 2**20
-_SLICE_TEXTS = 65_536
+_SLICE_TEXTS = 8_192  # The same few pages hold the texts of all slices.
 _TOUCHED_CHUNK_BYTES = 2**20
 _TOUCHED_BYTES = 4 * 2**20
 
@@ -500,6 +500,6 @@ def _text_bytes(values: Any) -> int:
     if not values.dtype.hasobject:
         return int(values.nbytes)
     items = np.asarray(values).ravel().tolist()
-    if all(type(item) is bytes for item in items):
+    if set(map(type, items)) == {bytes}:
         return sum(map(len, items))
     return sum(_text_bytes(item) for item in items)

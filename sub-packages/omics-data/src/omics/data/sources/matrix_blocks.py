@@ -119,21 +119,32 @@ class MatrixSource:
         Raises:
             InputDataError: the matrix is damaged, or a value is not of the kind asked for.
         """
+        first = first_cell
+        for block in self.stored_blocks(scratch=scratch, first_cell=first_cell):
+            yield self.canonical(first, *block, storage=storage)
+            first += len(block[0]) - 1
+
+    def stored_blocks(self, *, scratch: Path | None = None, first_cell: int = 0) -> Iterator[Block]:
+        """Stream the matrix in order of cells as it is stored; `canonical` checks a block.
+
+        Args:
+            scratch: see `blocks`.
+            first_cell: see `blocks`.
+
+        Yields:
+            indptr int64 [n + 1] ascending from 0, genes (integers of any value and order) [nnz],
+            values (numbers) [nnz].
+
+        Raises:
+            InputDataError: the matrix is damaged.
+        """
         self.check_structure()
         if self.encoding == "csc":
-            yield from from_cell(
-                self._canonical_blocks(self._csc_blocks(scratch), storage), first_cell
-            )
-            return
-        raw_blocks = self._dense_blocks if self.encoding == "dense" else self._csr_blocks
-        yield from self._canonical_blocks(raw_blocks(first_cell), storage, first_cell)
-
-    def _canonical_blocks(
-        self, raw_blocks: Iterator[Block], storage: ValueStorage, first: int = 0
-    ) -> Iterator[Block]:
-        for indptr, genes, values in raw_blocks:
-            yield self._canonical(first, indptr, genes, values, storage=storage)
-            first += len(indptr) - 1
+            yield from from_cell(self._csc_blocks(scratch), first_cell)
+        elif self.encoding == "dense":
+            yield from self._dense_blocks(first_cell)
+        else:
+            yield from self._csr_blocks(first_cell)
 
     def error(self, found: str, advice: str = "") -> InputDataError:
         """Return the error for something wrong in this matrix.
@@ -324,10 +335,24 @@ class MatrixSource:
 
     # --- validation ------------------------------------------------------------------------------
 
-    def _canonical(
+    def canonical(
         self, first: int, indptr: Array, genes: Array, values: Array, *, storage: ValueStorage
     ) -> Block:
-        """Check a block and, where it is needed, bring its entries into their one order."""
+        """Check a stored block and, where it is needed, bring its entries into their one order.
+
+        Args:
+            first: the number of its first cell, for messages.
+            indptr: as `stored_blocks` yields it.
+            genes: likewise.
+            values: likewise.
+            storage: see `blocks`.
+
+        Returns:
+            A block as `blocks` yields it.
+
+        Raises:
+            InputDataError: an index is out of range, or a value is not of the kind asked for.
+        """
         genes, numbers = compilable_genes(genes), compilable(values)
         found = inspect_rows(indptr, genes, numbers, self.shape[1])
         if found & OUT_OF_RANGE:

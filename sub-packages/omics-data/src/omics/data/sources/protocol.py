@@ -26,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Block = tuple[Array, Array, Array]
 ValueStorage = Literal["counts", "float"]
 
-_READ_BYTES = 8 * 2**20
+_READ_BYTES = 2**20
 
 
 class Matrix(Protocol):
@@ -187,11 +187,12 @@ class FileSource:
         """Return names, size and XXH3 (128 bit) of the files, one after the other."""
         digest = xxhash.xxh3_128()
         size = 0
+        data = memoryview(bytearray(_READ_BYTES))
         for path in self.files:
-            with path.open("rb") as stream:
-                while data := stream.read(_READ_BYTES):
-                    digest.update(data)
-                    size += len(data)
+            with path.open("rb", buffering=0) as stream:
+                while read := stream.readinto(data):
+                    digest.update(data[:read])
+                    size += read
         names = [path.name for path in self.files]
         return {"files": names, "bytes": size, "xxh3_128": digest.hexdigest()}
 

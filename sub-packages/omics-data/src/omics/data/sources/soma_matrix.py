@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from omics.data.sources.protocol import Block, ValueStorage
+    from omics.data.sources.protocol import Block
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -116,29 +116,26 @@ class SomaMatrix(MatrixSource):
 
     # --- blocks ----------------------------------------------------------------------------------
 
-    def blocks(
-        self, storage: ValueStorage = "counts", *, scratch: Path | None = None, first_cell: int = 0
-    ) -> Iterator[Block]:
-        """Stream the matrix in order of cells; see `Matrix`. Cells before the first are not read.
+    def stored_blocks(self, *, scratch: Path | None = None, first_cell: int = 0) -> Iterator[Block]:
+        """Stream the matrix in order of cells. Cells before the first are not read.
 
         Args:
-            storage: `counts` or `float`.
             scratch: not used: nothing has to be sorted on disk.
             first_cell: leave out the cells before this one.
         """
         self.check_structure()
         found = 0
-        for first, block in self._ranges(first_cell):
+        for block in self._ranges(first_cell):
             found += len(block[1])
-            yield self._canonical(first, *block, storage=storage)
+            yield block
         whole = self.all_cells and self.all_genes and first_cell == 0
         if whole and self.encoding != "dense" and found != self.array.nnz:
             raise self.error(
                 f"it holds {self.array.nnz:,} values, but only {found:,} are of cells in obs"
             )
 
-    def _ranges(self, first_cell: int) -> Iterator[tuple[int, Block]]:
-        """Yield (first cell, unchecked block) in order, reading ahead."""
+    def _ranges(self, first_cell: int) -> Iterator[Block]:
+        """Yield unchecked blocks in order, reading ahead."""
         # One thread: an open array must not be read by two at a time (tiledbsoma 2.3 corrupts its
         # memory then). TileDB itself fetches and unpacks the tiles of a range in parallel.
         pending: deque[tuple[int, int, Future[Block | None]]] = deque()
@@ -162,10 +159,10 @@ class SomaMatrix(MatrixSource):
 
     def _finished(
         self, first: int, last: int, future: Future[Block | None], thread: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, Block]]:
+    ) -> Iterator[Block]:
         block = future.result()
         if block is not None:
-            yield first, block
+            yield block
             return
         middle = (first + last) // 2
         for begin, end in ((first, middle), (middle, last)):

@@ -1,9 +1,10 @@
 """Compiled loops that turn blocks of cells into the bytes of a store: check, code, pack, rank.
 
-- One pass checks every entry, codes it and counts it; a block is refused at its first bad entry.
+- One pass checks every entry and codes it; a block is refused at its first bad entry.
 - The statistics of a gene are a histogram: how many cells have a count of 1, 2, ... 254 of it, and
-  how many a larger one. Detection, sums and nearly all medians follow from it. It has two parts,
-  so that the counts below 16, nearly all there are, touch one cache line per gene.
+  how many a larger one. Detection, sums and nearly all medians follow from it. It has two parts:
+  counts below 16, nearly all there are, in numbers of 16 bits, side by side for the genes that
+  follow each other in a cell, so that what is added to all the time stays in the cache.
 """
 
 from __future__ import annotations
@@ -42,49 +43,59 @@ def inspect_rows(indptr: Array, genes: Array, values: Array, num_genes: int) -> 
     return int(compiled(_inspect)(indptr, genes, values, num_genes))
 
 
-def encode_counts(
+def code_counts(
     indptr: Array,
     genes: Array,
     values: Array,
     *,
+    num_genes: int,
     coded: tuple[Array, Array],
-    sums: tuple[Array, Array, Array, Array],
+    cell_sums: Array,
 ) -> Array:
-    """Check counts, code them in bytes and add them up, in one pass.
+    """Check counts and code them in bytes, in one pass.
 
     Args:
         indptr: int64 [n + 1], ascending from 0 to nnz.
-        genes: integers [nnz].
+        genes: int32 or int64 [nnz].
         values: [nnz], int64, float32 or float64.
+        num_genes: positions must be below it.
         coded: filled: gene positions, uint16 or uint32 [nnz], and codes, uint8 [nnz]: the count,
             or 255 for counts from 255.
-        sums: added to: how many cells have a count below 16 of each gene, uint32 [g, SMALL_BINS];
-            how many have a larger one, uint32 [g, LARGE_BINS], where the last bin takes all from
-            255; the sum of the counts in that bin, int64 [g]. Filled: the sum of each cell,
-            int64 [n].
+        cell_sums: filled: the sum of each cell, int64 [n].
 
     Returns:
         int64 [e], ascending, the entries coded as 255; or one negative number: -1 - 2 * entry at
         the first entry that is not a whole number from 1 to 2**32 - 1, -2 - 2 * entry at the
         first gene position that is out of range or does not ascend.
     """
-    small, large, escaped_sums, cell_sums = sums
-    block = (genes, values)
-    bad_row = compiled(_code_rows)(indptr, block, coded, cell_sums, len(small))
-    if bad_row >= 0:
-        row = slice(indptr[bad_row], indptr[bad_row + 1])
-        wrong = _first_wrong(genes[row], values[row], len(small))
-        return np.array([wrong - 2 * indptr[bad_row]], np.int64)
     escapes = np.empty(len(values), np.int64)
-    found = compiled(_count_rows)(coded, values, (small, large, escaped_sums), escapes)
+    found = compiled(_code)(indptr, (genes, values), (*coded, cell_sums), num_genes, escapes)
+    if found < 0:
+        row = slice(indptr[-1 - found], indptr[-found])
+        wrong = _first_wrong(genes[row], values[row], num_genes)
+        return np.array([wrong - 2 * row.start], np.int64)
     return escapes[:found].copy()
+
+
+def count_codes(positions: Array, codes: Array, *, small: Array, large: Array) -> None:
+    """Add codes to the histograms of their genes.
+
+    Args:
+        positions: unsigned [nnz], genes.
+        codes: uint8 [nnz], as from `code_counts`.
+        small: added to: how often each gene has a code below `SMALL_BINS`, uint16
+            [SMALL_BINS, g]; the caller knows that it cannot overflow.
+        large: added to: how often it has a larger one, uint32 [g, LARGE_BINS].
+    """
+    compiled(_count)(positions, codes, small, large)
 
 
 def _first_wrong(genes: Array, values: Array, num_genes: int) -> int:
     """Return -1 - 2 * entry for a wrong value, -2 - 2 * entry for a wrong gene, of one row."""
     rising = np.concatenate([genes[:1] >= 0, genes[1:] > genes[:-1]])
     misplaced = ~rising | (genes >= num_genes)
-    no_count = ~((values >= 1) & (values <= 2**32 - 1) & (values == np.floor(values)))
+    small = values < 2.0**32  # float32 would round 2**32 - 1 up.
+    no_count = ~((values >= 1) & small & (values == np.floor(values)))
     entry = int(np.argmax(misplaced | no_count))
     return -1 - 2 * entry if no_count[entry] else -2 - 2 * entry
 
@@ -158,59 +169,70 @@ def _inspect(indptr: Array, genes: Array, values: Array, num_genes: int) -> int:
     return found
 
 
-# Two loops instead of one: without early exits the first becomes SIMD, and the second is bound by
-# its scattered additions alone. Together they are twice as fast as one loop that does both.
-def _code_rows(
+# Coding and counting are two passes over a block: without early exits and scattered additions the
+# first becomes SIMD, and the histogram stays in the cache while no more than codes stream past it.
+def _code(
     indptr: Array,
     block: tuple[Array, Array],
-    coded: tuple[Array, Array],
-    cell_sums: Array,
+    coded: tuple[Array, Array, Array],
     num_genes: int,
+    escapes: Array,
 ) -> int:
     genes, values = block
-    gene_codes, codes = coded
+    positions, codes, cell_sums = coded
+    zero, most = values.dtype.type(0), values.dtype.type(255)
+    num_escapes = 0
     for row in range(indptr.size - 1):
-        row_genes = genes[indptr[row] : indptr[row + 1]]
-        row_values = values[indptr[row] : indptr[row + 1]]
-        row_gene_codes = gene_codes[indptr[row] : indptr[row + 1]]
-        row_codes = codes[indptr[row] : indptr[row + 1]]
-        total = np.int64(0)
-        before = np.int64(-1)
+        begin = indptr[row]
+        end = indptr[row + 1]
+        row_genes = genes[begin:end]
+        row_values = values[begin:end]
+        row_positions = positions[begin:end]
+        row_codes = codes[begin:end]
+        followers = row_genes[1:]
         wrong: Any = False
+        for entry in range(followers.size):
+            wrong |= followers[entry] <= row_genes[entry]
+            row_positions[entry] = row_genes[entry]
+        if row_genes.size:
+            last = row_genes.size - 1
+            row_positions[last] = row_genes[last]
+            wrong |= (row_genes[0] < 0) | (row_genes[last] >= num_genes)
+        total = np.int64(0)
+        escaped: Any = False
         for entry in range(row_values.size):
             value = row_values[entry]
-            inside = (value >= 1) & (value <= 4294967295)
-            count = np.uint32(value if inside else 1)  # The cast of any other is undefined.
-            gene = np.int64(row_genes[entry])
-            wrong |= (count != value) | (gene <= before) | (gene >= num_genes)
-            before = gene
-            row_gene_codes[entry] = gene
-            row_codes[entry] = min(count, 255)
-            total += count
-        cell_sums[row] = total
+            # Comparisons in this order make 0 of NaN, so that every cast is defined.
+            floored = value if value > zero else zero  # noqa: FURB136
+            capped = floored if floored < most else most  # noqa: FURB136
+            code = np.int32(capped)
+            wrong |= (code == 0) | (capped != values.dtype.type(code))
+            escaped |= code == 255
+            row_codes[entry] = code
+            total += code
+        if escaped:
+            for entry in range(row_values.size):
+                value = row_values[entry]
+                if value >= most:
+                    if value > 4294967295 or value != np.floor(value):
+                        return -1 - row
+                    total += np.int64(value) - 255
+                    escapes[num_escapes] = begin + entry
+                    num_escapes += 1
         if wrong:
-            return row
-    return -1
+            return -1 - row
+        cell_sums[row] = total
+    return num_escapes
 
 
-def _count_rows(
-    coded: tuple[Array, Array], values: Array, sums: tuple[Array, Array, Array], escapes: Array
-) -> int:
-    gene_codes, codes = coded
-    small, large, escaped_sums = sums
-    num_escapes = 0
+def _count(positions: Array, codes: Array, small: Array, large: Array) -> None:
     for entry in range(codes.size):
-        gene = gene_codes[entry]
+        gene = positions[entry]
         code = codes[entry]
-        if code < 16:
-            small[gene, code] += 1
+        if code < SMALL_BINS:
+            small[code, gene] += 1
         else:
             large[gene, code] += 1
-            if code == 255:
-                escaped_sums[gene] += np.int64(values[entry])
-                escapes[num_escapes] = entry
-                num_escapes += 1
-    return num_escapes
 
 
 def _pack(indptr: Array, genes: Array, counts: Array, out: tuple[Array, Array]) -> int:

@@ -93,6 +93,11 @@ class ChecksummedFile:
         return file
 
     @property
+    def descriptor(self) -> int:
+        """The file descriptor, while the file is open."""
+        return self._file.fileno()
+
+    @property
     def num_items(self) -> int:
         """How many items have been written."""
         return self.size // ITEM_BYTES[self.dtype]

@@ -290,7 +290,10 @@ def _check_columns(frame: pd.DataFrame, what: str) -> None:
 def _index_values(frame: pd.DataFrame, what: str) -> Array:
     if frame.index.hasnans:
         raise InputDataError(f"A name in the index of {what} is missing. Give every row a name.")
-    return np.array([str(name) for name in frame.index], dtype=object)
+    names = frame.index.to_numpy(dtype=object)
+    if set(map(type, names.tolist())) <= {str}:
+        return np.asarray(names)
+    return np.array([str(name) for name in names], dtype=object)
 
 
 def _text_index(names: Any, index_name: str | None) -> pd.Index:

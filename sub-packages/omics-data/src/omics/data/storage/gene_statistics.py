@@ -12,56 +12,76 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.compiled import compiled
-from omics.data.storage.block_encoding import LARGE_BINS, SMALL_BINS
+from omics.data.storage.block_encoding import LARGE_BINS, SMALL_BINS, count_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from omics.data.storage.coded_blocks import CodedBlock
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
 COLLECTED_ENTRIES = 8_000_000
-# A bin is 32 bits wide: emptied into wide totals before so many cells have been added.
-FLUSH_CELLS = 2**31
+# How many cells the narrow bins take, and the wide ones, before they are emptied into wider ones.
+NARROW_CELLS = 2**16 - 1
+WIDE_CELLS = 2**31
 
 
 class CountStatistics:
-    """The histogram of the counts of every gene, see `block_encoding.encode_counts`.
+    """The histogram of the counts of every gene, see `block_encoding`.
 
     Args:
         num_genes: how many.
-
-    Attributes:
-        small: uint32 [g, SMALL_BINS].
-        large: uint32 [g, LARGE_BINS].
-        escaped_sums: int64 [g].
     """
 
     def __init__(self, num_genes: int) -> None:
-        self.small = np.zeros((num_genes, SMALL_BINS), np.uint32)
-        self.large = np.zeros((num_genes, LARGE_BINS), np.uint32)
-        self.escaped_sums = np.zeros(num_genes, np.int64)
-        self._flushed: Array | None = None
-        self._cells = 0
+        self._small = np.zeros((SMALL_BINS, num_genes), np.uint16)
+        self._large = np.zeros((num_genes, LARGE_BINS), np.uint32)
+        self._escaped_sums = np.zeros(num_genes, np.int64)
+        self._widest: Array | None = None
+        self._narrow_cells = 0
+        self._wide_cells = 0
 
-    def make_room(self, num_cells: int) -> None:
-        """Prepare for so many more cells; called before they are added."""
-        if self._cells + num_cells >= FLUSH_CELLS:
-            self._flushed = self.totals()
-            self.small[:] = 0
-            self.large[:] = 0
-            self._cells = 0
-        self._cells += num_cells
+    def add(self, block: CodedBlock) -> None:
+        """Count a block of counts.
 
-    def totals(self) -> Array:
-        """Return int64 [g, LARGE_BINS], the histogram of all cells so far."""
-        totals = self.large.astype(np.int64)
-        totals[:, :SMALL_BINS] += self.small
-        return totals if self._flushed is None else totals + self._flushed
+        Args:
+            block: of genes that this histogram has.
+        """
+        for first in range(0, block.num_cells, NARROW_CELLS):
+            last = min(first + NARROW_CELLS, block.num_cells)
+            if self._narrow_cells + last - first > NARROW_CELLS:
+                self._empty_narrow()
+            self._narrow_cells += last - first
+            span = slice(int(block.indptr[first]), int(block.indptr[last]))
+            count_codes(
+                block.positions[span], block.values[span], small=self._small, large=self._large
+            )
+        np.add.at(self._escaped_sums, block.positions[block.escapes], block.large.astype(np.int64))
 
-    def restore(self, totals: Array, escaped_sums: Array) -> None:
-        """Continue from what `totals` and `escaped_sums` were."""
-        self._flushed = totals
-        self.escaped_sums[:] = escaped_sums
+    def _empty_narrow(self) -> None:
+        if self._wide_cells + self._narrow_cells >= WIDE_CELLS:
+            self._widest = self._totals()
+            self._large[:] = 0
+            self._wide_cells = 0
+        self._large[:, :SMALL_BINS] += self._small.T
+        self._small[:] = 0
+        self._wide_cells += self._narrow_cells
+        self._narrow_cells = 0
+
+    def _totals(self) -> Array:
+        totals = self._large.astype(np.int64)
+        return totals if self._widest is None else totals + self._widest
+
+    def state(self) -> dict[str, Array]:
+        """Return what `restore` takes: int64 [g, LARGE_BINS] counts, int64 [g] escaped sums."""
+        self._empty_narrow()
+        return {"histogram": self._totals(), "escaped_sums": self._escaped_sums}
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Continue from what `state` returned."""
+        self._widest = state["histogram"]
+        self._escaped_sums[:] = state["escaped_sums"]
 
     def finish(self) -> tuple[Array, Array, Array, Array]:
         """Return what the histogram says of each gene.
@@ -71,14 +91,32 @@ class CountStatistics:
             of these counts, 0 for a gene that no cell has; bool [g], True where the median is
             among the counts from 255 and must be looked up.
         """
-        totals = self.totals()
-        sums = totals[:, :-1] @ np.arange(LARGE_BINS - 1) + self.escaped_sums
-        np.cumsum(totals, axis=1, out=totals)
-        detection = totals[:, -1].copy()
-        lower = (totals <= ((detection - 1) // 2)[:, None]).sum(axis=1)
-        upper = (totals <= (detection // 2)[:, None]).sum(axis=1)
-        medians = np.where(detection > 0, (lower + upper) / 2, 0.0)
-        return sums, detection, medians, (detection > 0) & (upper >= LARGE_BINS - 1)
+        self._empty_narrow()
+        totals = self._large if self._widest is None else self._totals()
+        sums = self._escaped_sums.copy()
+        detection = np.zeros(len(sums), np.int64)
+        middle = np.zeros((len(sums), 2), np.int64)
+        compiled(_summarise)(totals, sums, detection, middle)
+        medians = np.where(detection > 0, middle.sum(axis=1) / 2, 0.0)
+        return sums, detection, medians, (detection > 0) & (middle[:, 1] >= LARGE_BINS - 1)
+
+
+def _summarise(totals: Array, sums: Array, detection: Array, middle: Array) -> None:
+    for gene in range(totals.shape[0]):
+        bins = totals[gene]
+        cells = np.int64(0)
+        for count in range(LARGE_BINS):
+            cells += bins[count]
+        detection[gene] = cells
+        below = np.int64(0)
+        for count in range(LARGE_BINS):
+            if count < LARGE_BINS - 1:
+                sums[gene] += np.int64(bins[count]) * count
+            below += bins[count]
+            if below <= (cells - 1) // 2:
+                middle[gene, 0] = count + 1
+            if below <= cells // 2:
+                middle[gene, 1] = count + 1
 
 
 def collected_medians(

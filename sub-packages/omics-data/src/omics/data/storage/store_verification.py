@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.storage.block_encoding import PACKED_ESCAPE, encode_counts
+from omics.data.storage.block_checks import BlockError
+from omics.data.storage.block_encoding import PACKED_ESCAPE
+from omics.data.storage.coded_blocks import BlockCoder
 from omics.data.storage.gene_statistics import CountStatistics, collected_medians
 from omics.data.storage.row_statistics import sums_by_cell
-from omics.data.storage.store_format import COUNTS, ESCAPE, PACKED, damaged, gene_dtype
+from omics.data.storage.store_format import COUNTS, ESCAPE, PACKED, damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,10 +64,11 @@ def verify_content(store: CellStore, files: Mapping[str, MappedFile]) -> None:
     _verify_escapes(store, files)
     counting = store.value_kind == COUNTS
     statistics = CountStatistics(store.shape[1])
+    coder = BlockCoder(store.shape[1], store.value_kind)
     detection = np.zeros(store.shape[1], np.int64)
     for batch in store.blocks():
         if counting:
-            _count(batch, statistics, files)
+            _count(batch, coder, statistics, files)
         else:
             _check_ascending(batch, files["genes.bin"])
             detection += np.bincount(batch.genes, minlength=len(detection))
@@ -96,29 +99,23 @@ def _compare(
         raise damaged(files[name].path, "does not fit the matrix")
 
 
-def _count(batch: CellBatch, statistics: CountStatistics, files: Mapping[str, MappedFile]) -> None:
-    statistics.make_room(len(batch))
-    coded = (
-        np.empty(len(batch.genes), gene_dtype(batch.num_genes)),
-        np.empty(len(batch.genes), np.uint8),
-    )
-    cell_sums = np.zeros(len(batch), np.int64)
-    sums = (statistics.small, statistics.large, statistics.escaped_sums, cell_sums)
-    wrong = encode_counts(
-        batch.indptr,
-        batch.genes.astype(np.int64),
-        batch.counts.astype(np.int64),
-        coded=coded,
-        sums=sums,
-    )
-    if len(wrong) and wrong[0] < 0:
-        entry = (-1 - int(wrong[0])) // 2
+def _count(
+    batch: CellBatch,
+    coder: BlockCoder,
+    statistics: CountStatistics,
+    files: Mapping[str, MappedFile],
+) -> None:
+    try:
+        block = coder.code(batch.indptr, batch.genes, batch.counts)
+    except BlockError as error:
+        entry = error.entry or 0
         row = batch.rows[int(np.searchsorted(batch.indptr, entry, side="right")) - 1]
         file = files.get("genes.bin", files.get("packed.bin"))
         assert file is not None
-        found = "a zero" if wrong[0] % 2 else "genes out of order"
-        raise damaged(file.path, f"holds {found} in cell {row}")
-    _compare("cell_sums.bin", files, cell_sums, batch.rows)
+        found = "a zero" if batch.counts[entry] == 0 else "genes out of order"
+        raise damaged(file.path, f"holds {found} in cell {row}") from None
+    statistics.add(block)
+    _compare("cell_sums.bin", files, block.cell_sums, batch.rows)
 
 
 def _check_ascending(batch: CellBatch, file: MappedFile) -> None:

@@ -2,7 +2,6 @@
 
 - Counts go out as bytes; the rare large ones as 255 plus an entry of the escape table. Should
   more than 5% need that, `finish` rewrites the values in 16 or 32 bits, again block by block.
-- Every block is checked whatever its source claims: what is in a store can be trusted.
 - Nothing has its final name before `finish`: the generation is built in a temporary folder,
   fsynced, renamed, and becomes visible when `CURRENT` is swapped, the last step.
 - With a `resume_key`, `checkpoint` makes what was written durable and notes how far it is: after a
@@ -28,31 +27,16 @@ from omics.data.atomic_files import (
 )
 from omics.data.errors import InputDataError, UsageError, nearest
 from omics.data.genes import GeneTable
-from omics.data.storage.batch_buffers import BatchBuffers
-from omics.data.storage.block_checks import (
-    BlockError,
-    check_genes,
-    checked_structure,
-    compilable,
-    compilable_genes,
-)
-from omics.data.storage.block_encoding import (
-    HAS_ZEROS,
-    NOT_ASCENDING,
-    NOT_FINITE,
-    OUT_OF_RANGE,
-    PACKED_ESCAPE,
-    encode_counts,
-    inspect_rows,
-    pack_rows,
-    rank_rows,
-)
+from omics.data.storage.block_checks import BlockError
+from omics.data.storage.block_encoding import PACKED_ESCAPE, pack_rows, rank_rows
 from omics.data.storage.checksummed_file import ChecksummedFile
+from omics.data.storage.coded_blocks import BlockCoder, CodedBlock
+from omics.data.storage.early_flushing import EarlyFlushing
 from omics.data.storage.frame_file import write_frame
 from omics.data.storage.gather import patch_escapes, unpack_rows
 from omics.data.storage.gene_statistics import CountStatistics, collected_medians
 from omics.data.storage.generation_folder import next_generation, refuse_foreign, remove_leftovers
-from omics.data.storage.row_statistics import sums_by_cell, sums_by_gene
+from omics.data.storage.row_statistics import sums_by_gene
 from omics.data.storage.store_format import (
     CHECKSUMS_NAME,
     CHUNK_BYTES,
@@ -61,7 +45,6 @@ from omics.data.storage.store_format import (
     FLOATS,
     LAYOUTS,
     MANIFEST_NAME,
-    MAX_COUNT,
     MAX_MANIFEST_BYTES,
     PACKED,
     PLAIN,
@@ -110,6 +93,7 @@ class StoreWriter:
             from the last checkpoint of one that was stopped.
 
     Attributes:
+        coder: makes the blocks that `append_coded` takes; usable by another thread meanwhile.
         num_cells: appended so far, those of a continued writer included.
         num_entries: likewise.
         progress: what the last `checkpoint` of a continued writer was given; None for a new one.
@@ -144,6 +128,7 @@ class StoreWriter:
         self._genes = GeneTable([str(name) for name in genes_frame.index])
         self._genes_frame = genes_frame
         self._value_kind = value_kind
+        self.coder = BlockCoder(len(self._genes), value_kind)
         self._layout = layout
         self._medians = None if rank_medians is None else _aligned(rank_medians, self._genes)
         self._overwrite = overwrite
@@ -175,13 +160,16 @@ class StoreWriter:
         self._folder = self.path / f".{generation_name(self._generation)}.tmp"
         self._files: dict[str, ChecksummedFile] = {}
         self._largest = 0
-        self._buffers = BatchBuffers()
         self._statistics = CountStatistics(len(self._genes))
         self._float_sums = np.zeros(len(self._genes), np.float64)
         self._float_detection = np.zeros(len(self._genes), np.int64)
         self._cleanup.callback(self._remove_unfinished)
-        if self._continue():
-            return
+        if not self._continue():
+            self._begin_generation()
+        self._flushing = EarlyFlushing()
+        self._cleanup.callback(self._flushing.stop)  # Before the files are closed.
+
+    def _begin_generation(self) -> None:
         remove_leftovers(self.path)
         self._folder.mkdir()
         write_frame(self._genes_frame, self._folder / "var.parquet", "var")
@@ -231,6 +219,7 @@ class StoreWriter:
             raise UsageError(
                 _CLOSED if self._closed else "Only a writer with a resume_key resumes."
             )
+        self._flushing.settle()
         for file in self._files.values():
             file.make_durable()
         record = {
@@ -247,8 +236,7 @@ class StoreWriter:
             for name, file in self._files.items()
         }
         if self._value_kind == COUNTS:
-            arrays["histogram"] = self._statistics.totals()
-            arrays["escaped_sums"] = self._statistics.escaped_sums
+            arrays |= self._statistics.state()
         else:
             arrays["float_sums"] = self._float_sums
             arrays["float_detection"] = self._float_detection
@@ -277,7 +265,7 @@ class StoreWriter:
             self._files.clear()
             return False
         if self._value_kind == COUNTS:
-            self._statistics.restore(arrays["histogram"], arrays["escaped_sums"])
+            self._statistics.restore(arrays)
         else:
             self._float_sums = arrays["float_sums"]
             self._float_detection = arrays["float_detection"]
@@ -307,67 +295,59 @@ class StoreWriter:
             raise UsageError(_CLOSED)
         indptr, genes, values = np.asarray(indptr), np.asarray(genes), np.asarray(values)
         try:
-            indptr = checked_structure(indptr, genes, values)
-            genes = compilable_genes(genes)
-            if self._value_kind == COUNTS:
-                self._write_counts(indptr, genes, compilable(values))
-            else:
-                self._write_floats(indptr, genes, values)
+            block = self.coder.code(indptr, genes, values)
         except BlockError as error:
             self._closed = True
             raise error.located(indptr, self.num_cells) from None
-        self._files["offsets.bin"].write(indptr[1:] + self.num_entries)
-        self.num_cells += len(indptr) - 1
-        self.num_entries += len(values)
+        self.append_coded(block)
 
-    def _write_counts(self, indptr: Array, genes: Array, values: Array) -> None:
-        statistics = self._statistics
-        statistics.make_room(len(indptr) - 1)
-        positions = self._buffers.array("genes", len(values), gene_dtype(len(self._genes)))
-        codes = self._buffers.array("codes", len(values), np.uint8)
-        cell_sums = np.zeros(len(indptr) - 1, np.int64)
-        sums = (statistics.small, statistics.large, statistics.escaped_sums, cell_sums)
-        escapes = encode_counts(indptr, genes, values, coded=(positions, codes), sums=sums)
-        if len(escapes) and escapes[0] < 0:
-            raise _block_error(int(escapes[0]), genes, values, len(self._genes))
-        self._files["cell_sums.bin"].write(cell_sums)
-        large = values[escapes].astype(np.uint32)
+    def append_coded(self, block: CodedBlock) -> None:
+        """Add a block of cells that the `coder` of this writer has made.
+
+        Args:
+            block: the cells.
+        """
+        if self._closed:
+            raise UsageError(_CLOSED)
+        if self._value_kind == COUNTS:
+            self._write_counts(block)
+        else:
+            self._write_floats(block)
+        self._files["cell_sums.bin"].write(block.cell_sums)
+        self._files["offsets.bin"].write(block.indptr[1:] + self.num_entries)
+        self.num_cells += block.num_cells
+        self.num_entries += block.num_entries
+        self._flushing.note(self._files.values())
+
+    def _write_counts(self, block: CodedBlock) -> None:
+        self._statistics.add(block)
+        escapes, large = block.escapes, block.large
         if self._layout == PACKED or self._medians is not None:
-            counts = codes.astype(np.uint32)
+            counts = block.values.astype(np.uint32)
             counts[escapes] = large
             if self._medians is not None:
-                ranked = rank_rows(indptr, positions, counts, self._medians)
+                ranked = rank_rows(block.indptr, block.positions, counts, self._medians)
                 self._files["rank_genes.bin"].write(ranked)
         if self._layout == PACKED:
-            ends = np.empty(len(indptr) - 1, np.int64)
+            ends = np.empty(block.num_cells, np.int64)
             before = self._files["packed.bin"].size
-            self._files["packed.bin"].write(pack_rows(indptr, positions, counts, ends))
+            self._files["packed.bin"].write(pack_rows(block.indptr, block.positions, counts, ends))
             self._files["packed_offsets.bin"].write(ends + before)
             wide = large >= PACKED_ESCAPE
             escapes, large = escapes[wide], large[wide]
         else:
-            self._files["genes.bin"].write(positions)
-            self._files["counts.bin"].write(codes)
+            self._files["genes.bin"].write(block.positions)
+            self._files["counts.bin"].write(block.values)
         if len(escapes):
             self._largest = max(self._largest, int(large.max()))
             self._files["escape_positions.bin"].write(escapes + self.num_entries)
             self._files["escape_counts.bin"].write(large)
 
-    def _write_floats(self, indptr: Array, genes: Array, values: Array) -> None:
-        if values.dtype.kind not in "iufb":
-            raise BlockError(f"Values of type {values.dtype} are not numbers")
-        with np.errstate(over="ignore"):
-            stored = values.astype(np.float32)
-        wrong = HAS_ZEROS | NOT_FINITE | NOT_ASCENDING | OUT_OF_RANGE
-        if inspect_rows(indptr, genes, stored, len(self._genes)) & wrong:
-            check_genes(indptr, genes, len(self._genes))
-            entry = int(np.flatnonzero(~np.isfinite(stored) | (stored == 0))[0])
-            raise BlockError(f"{values[entry]} is not a finite float32 other than zero", entry)
-        self._files["genes.bin"].write(genes)
-        self._files["values.bin"].write(stored)
-        self._files["cell_sums.bin"].write(sums_by_cell(indptr, stored))
-        positions = genes.astype(np.int64)
-        self._float_sums += sums_by_gene(positions, stored, len(self._genes))
+    def _write_floats(self, block: CodedBlock) -> None:
+        self._files["genes.bin"].write(block.positions)
+        self._files["values.bin"].write(block.values)
+        positions = block.positions.astype(np.int64)
+        self._float_sums += sums_by_gene(positions, block.values, len(self._genes))
         self._float_detection += np.bincount(positions, minlength=len(self._genes))
 
     # --- the end ---------------------------------------------------------------------------------
@@ -395,6 +375,8 @@ class StoreWriter:
         self._has_checkpoint = False
         (self._folder / JOURNAL_NAME).unlink(missing_ok=True)
         write_frame(obs, self._folder / "obs.parquet", "obs")
+        self._flushing.settle()
+        self._flushing.stop()
         for file in self._files.values():
             file.close()
         if self._layout == PLAIN and self._value_kind == COUNTS:
@@ -568,15 +550,6 @@ def _aligned(medians: Mapping[str, float], genes: GeneTable) -> Array:
             "rank_medians has a median for none of the genes. Its keys must be the gene ids."
         )
     return aligned
-
-
-def _block_error(found: int, genes: Array, values: Array, num_genes: int) -> BlockError:
-    entry = (-1 - found) // 2
-    if found % 2:
-        return BlockError(f"{values[entry]} is not a count from 1 to {MAX_COUNT}", entry)
-    if not 0 <= genes[entry] < num_genes:
-        return BlockError(f"Gene position {genes[entry]} is outside 0..{num_genes - 1}", entry)
-    return BlockError(f"Gene position {genes[entry]} follows {genes[entry - 1]}", entry)
 
 
 def _written_by() -> str:

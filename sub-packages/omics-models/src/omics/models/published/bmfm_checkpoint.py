@@ -8,10 +8,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import InputDataError, MissingPathError, nearest
+from omics.data.errors import InputDataError, MissingPathError, UsageError, nearest
 from omics.data.matching.gene_tables import read_gene_list
 from omics.data.transforms import GenePanel, LogNormalize, ReadDepthDownsample, Transform
 from omics.models.published.bmfm_keys import bmfm_key_map
@@ -24,17 +23,31 @@ from omics.tokenizers import GeneTokenizer, import_hf_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from omics.models.bundle import Bundle
     from omics.models.model_config import ModelConfig
     from omics.models.published.checkpoint_opening import Checkpoint, ConversionOptions
     from omics.models.published.weight_rows import KeyMap
 
+# What is kept of a configuration: what this package reads, and what the reference cannot do without.
+CONFIG_KEYS = (
+    "model_type", "fields", "label_columns", "hidden_size", "num_hidden_layers",
+    "num_attention_heads", "intermediate_size", "hidden_act", "hidden_activation", "norm_eps",
+    "norm_bias", "layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "attention_dropout", "attention_bias", "attention", "embedding_dropout", "mlp_bias",
+    "mlp_dropout", "classifier_dropout", "classifier_pooling", "classifier_bias",
+    "classifier_activation", "decoder_bias", "initializer_range", "initializer_cutoff_factor",
+    "global_rope_theta", "local_rope_theta", "global_attn_every_n_layers", "local_attention",
+    "max_position_embeddings", "position_embedding_type", "num_memory_tokens", "pad_token_id",
+    "vocab_size", "use_cache", "tie_word_embeddings",
+)  # fmt: skip
 METADATA = "checkpoint_metadata.json"
 _TYPE_OF_RECORD = {"SCBertConfig": "scbert", "SCModernBertConfig": "scmodernbert"}
 # What the reference's own prediction takes where nothing else is said.
 _DEFAULT_LENGTH = 1024
 _DEPTH_LENGTH = 4096
+_READ_DEPTH = 10_000
 _POOLINGS = {"first_token": "first_token", "mean_pooling": "mean_after_first"}
 
 
@@ -43,12 +56,12 @@ def convert_bmfm(checkpoint: Checkpoint, options: ConversionOptions) -> Bundle:
 
     Args:
         checkpoint: open.
-        options: `genes`, `label` and `read_depth` are read.
+        options: `vocabulary`, `genes`, `label` and `read_depth` are read.
 
     Raises:
         InputDataError: it is not whole, or asks for what is not computed.
         MissingPathError: its vocabulary is not there.
-        UsageError: a label name is missing or has no use.
+        UsageError: a label name is missing, or an option has no use.
     """
     settings = bmfm_settings(checkpoint)
     layout = find_layout(
@@ -61,7 +74,7 @@ def convert_bmfm(checkpoint: Checkpoint, options: ConversionOptions) -> Bundle:
         lambda: BmfmModelReader(settings, checkpoint.weights, layout).config(), settings.where
     )
     config = _with_embedding(config, _pooling_method(checkpoint))
-    tokenizer = _tokenizer(checkpoint, settings, config)
+    tokenizer = _tokenizer(checkpoint, settings, config, options.vocabulary)
     return checkpoint.bundle(
         config,
         bmfm_key_map(config, settings.text("model_type"), layout),
@@ -108,7 +121,7 @@ def bmfm_settings(checkpoint: Checkpoint) -> Settings:
             f"{checkpoint.weights.where} does not say what model it holds: there is no model_config "
             "in it and no config.json beside it. Put the config.json of its source there."
         )
-    settings = Settings(values, where)
+    settings = Settings({key: values[key] for key in CONFIG_KEYS if key in values}, where)
     model_type = settings.text("model_type")
     if model_type not in BODIES:
         raise InputDataError(
@@ -157,19 +170,22 @@ def _with_embedding(config: ModelConfig, method: str | int | None) -> ModelConfi
     return dataclasses.replace(config, embedding_pooling="+".join(parts))
 
 
-def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) -> GeneTokenizer:
+def _tokenizer(
+    checkpoint: Checkpoint, settings: Settings, config: ModelConfig, vocabulary: Path | None
+) -> GeneTokenizer:
     fields = {field.name: field for field in config.fields}
     if set(fields) != {"genes", "expressions"}:
         raise InputDataError(
             f"{settings.where} has the input fields {', '.join(fields)}. A bundle of cells has genes "
             "and expressions; what other fields mean stands in no tokenizer that can be read here."
         )
-    folder = checkpoint.source.folder
-    if not (folder / "tokenizers" / "genes" / "tokenizer.json").is_file():
+    folder = checkpoint.source.folder if vocabulary is None else vocabulary
+    inside = folder / "tokenizers" / "genes" / "tokenizer.json"
+    if vocabulary is None and not inside.is_file():
         raise MissingPathError(
-            f"There is no {folder / 'tokenizers' / 'genes' / 'tokenizer.json'}: the vocabulary of "
-            f"{checkpoint.weights.where}. Take the folder `tokenizers` from where the checkpoint is "
-            "from and put it beside it."
+            f"There is no {inside}: the vocabulary of {checkpoint.weights.where}. Take the folder "
+            "`tokenizers` from where the checkpoint is from and put it beside it, or say with "
+            "--vocabulary where it is."
         )
     depth = any(each.text("field_name") == "label_expressions" for each in settings.parts("fields"))
     longest = checkpoint.row.max_length or (_DEPTH_LENGTH if depth else _DEFAULT_LENGTH)
@@ -178,7 +194,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
     rows, ids = fields["genes"].vocabulary_size, len(read.vocabulary)
     if ids != rows:
         raise InputDataError(
-            f"The vocabulary in {folder / 'tokenizers'} does not belong to the checkpoint: it has "
+            f"The vocabulary in {folder} does not belong to the checkpoint: it has "
             f"{ids:,} tokens, and the table of {checkpoint.weights.where} has {rows:,} rows. Take "
             "the folder `tokenizers` from where the checkpoint is from."
         )
@@ -193,7 +209,7 @@ def _tokenizer(checkpoint: Checkpoint, settings: Settings, config: ModelConfig) 
     last, held = tokenizer.fields[1].vocabulary_size, fields["expressions"].vocabulary_size
     if last > held:
         raise InputDataError(
-            f"The vocabulary in {folder / 'tokenizers'} has special tokens up to {last - 1}, and the "
+            f"The vocabulary in {folder} has special tokens up to {last - 1}, and the "
             f"field 'expressions' of {checkpoint.weights.where} has rows for {held}: it does not "
             "belong to the checkpoint."
         )
@@ -221,34 +237,45 @@ def _preprocessing(
                 f"has genes like {', '.join(known[:3])}. Give gene symbols."
             )
     if has_depth:
-        depth = ReadDepthDownsample(mode="auto_align", max_total=options.read_depth)
-        return [GenePanel(tuple(panel)), depth]
+        total = options.read_depth or _READ_DEPTH
+        return [GenePanel(tuple(panel)), ReadDepthDownsample(mode="auto_align", max_total=total)]
+    if options.read_depth is not None:
+        raise UsageError(
+            "A read depth was given, but this checkpoint is not asked for one. Leave out --read-depth."
+        )
     return [GenePanel(tuple(panel)), LogNormalize(added_total=1.0)]
 
 
 def _label_classes(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, list[str]]:
     """Return the classes of each label in the order of its outputs."""
-    found = _hyper_parameters(checkpoint).get("label_dict")
-    beside = checkpoint.source.folder / "label_dict.json"
-    if not found and beside.is_file():
-        found = json.loads(beside.read_bytes())
     where = f"The label_dict of {checkpoint.weights.where}"
-    numbers = plain_values(found or {}, where)
+    table = _label_table(checkpoint, where)
     classes = {}
     for label in config.labels:
-        given = numbers.get(label.name) if isinstance(numbers, dict) else None
+        given = table.get(label.name)
         if given is None:
             # A regression has one output, and some checkpoints leave their classes out.
             names = [label.name] if label.num_classes == 1 else map(str, range(label.num_classes))
             classes[label.name] = list(names)
             continue
-        by_number = (
-            {number: name for name, number in given.items()} if isinstance(given, dict) else {}
-        )
-        if sorted(map(str, by_number)) != sorted(map(str, range(label.num_classes))):
+        numbers = list(given.values()) if isinstance(given, dict) else []
+        if not all(type(number) is int for number in numbers) or sorted(numbers) != [
+            *range(label.num_classes)
+        ]:
             raise InputDataError(
                 f"{where} does not number the {label.num_classes} classes of {label.name!r} from 0 "
                 f"to {label.num_classes - 1}: it does not belong to these weights."
             )
-        classes[label.name] = [str(by_number[number]) for number in range(label.num_classes)]
+        classes[label.name] = sorted(given, key=lambda name: int(given[name]))
+        if not all(name.isprintable() for name in classes[label.name]):
+            raise InputDataError(f"{where} names classes of {label.name!r} by control characters.")
     return classes
+
+
+def _label_table(checkpoint: Checkpoint, where: str) -> dict[str, Any]:
+    """Return `{label: {class: number}}`, also where it is saved as a list of records."""
+    found = plain_values(_hyper_parameters(checkpoint).get("label_dict") or {}, where)
+    if isinstance(found, list):
+        records = [each for each in found if isinstance(each, dict)]
+        return {str(each.get("label_name")): each.get("label_values") for each in records}
+    return found if isinstance(found, dict) else {}

@@ -39,12 +39,15 @@ class _Kind:
 
     convert: Callable[[Checkpoint, ConversionOptions], Bundle]
     keys_of: Callable[[ModelConfig, Mapping[str, Any]], KeyMap]
+    options: frozenset[str]
 
 
 _KINDS = {
-    "bmfm": _Kind(convert_bmfm, bmfm_keys_of),
-    "geneformer": _Kind(convert_geneformer, geneformer_keys_of),
-    "bioformers": _Kind(convert_bioformers, bioformers_keys_of),
+    "bmfm": _Kind(
+        convert_bmfm, bmfm_keys_of, frozenset({"vocabulary", "genes", "label", "read_depth"})
+    ),
+    "geneformer": _Kind(convert_geneformer, geneformer_keys_of, frozenset({"table"})),
+    "bioformers": _Kind(convert_bioformers, bioformers_keys_of, frozenset({"genes", "num_bins"})),
 }
 
 
@@ -81,8 +84,16 @@ def convert_checkpoint(
             f"({', '.join(weights.names[:2])}, ...) are those of {_kind_of(weights.names)!r}. "
             "Leave out --as, or name what it is."
         )
+    options = options or ConversionOptions()
+    for name in ("vocabulary", "table", "genes", "num_bins", "label", "read_depth"):
+        if getattr(options, name) is not None and name not in _KINDS[row.kind].options:
+            known = ", ".join(sorted(_flag(each) for each in _KINDS[row.kind].options))
+            raise UsageError(
+                f"{_flag(name)} has no use for {weights.where}, a checkpoint of the kind "
+                f"{row.kind!r}, which takes {known}. Leave it out."
+            )
     checkpoint = Checkpoint(source=found, row=row, weights=weights, beside=beside)
-    return _KINDS[row.kind].convert(checkpoint, options or ConversionOptions())
+    return _KINDS[row.kind].convert(checkpoint, options)
 
 
 def export_checkpoint(bundle: Bundle, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -125,6 +136,10 @@ def export_checkpoint(bundle: Bundle, folder: str | Path, *, overwrite: bool = F
         write_bytes(inside / "config.json", f"{settings}\n".encode())
         write_bytes(inside / "keys.txt", listed.encode())
     return folder
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _kind_of(names: list[str]) -> str:

@@ -36,19 +36,22 @@ class ConversionOptions:
     """What the user knows and a checkpoint may not say.
 
     Attributes:
+        vocabulary: a folder with `tokenizers/genes/tokenizer.json`, `genes/tokenizer.json` or a
+            `tokenizer.json` of genes, for a bmfm checkpoint that does not have it beside it.
         table: of gene tokens (`ensembl_id, symbol, token_id, median`), for Geneformer.
         genes: a list of genes: the panel, in its order, of Bioformers; what a bmfm model is shown.
         num_bins: of Bioformers, that of zeros included.
         label: what a single classifier predicts.
-        read_depth: the total count that a read-depth-aware model is asked for.
+        read_depth: the total count that a read-depth-aware model is asked for; None for 10,000.
         on_progress: called with 1 for each parameter that was read.
     """
 
+    vocabulary: Path | None = None
     table: Path | None = None
     genes: Path | None = None
     num_bins: int | None = None
     label: str | None = None
-    read_depth: int = 10_000
+    read_depth: int | None = None
     on_progress: Callable[[int], None] | None = None
 
 

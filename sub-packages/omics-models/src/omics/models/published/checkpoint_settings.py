@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import InputDataError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 1 << 26
 MAX_DEPTH = 32
 MAX_VALUES = 1_000_000
+MAX_TEXT = 500
 
 
 class Settings:
@@ -71,8 +73,8 @@ class Settings:
             default: where it is missing or null; None makes that an error.
         """
         value = self._given(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, "a text")
+        if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_TEXT:
+            raise self._wrong(key, "a plain text")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
@@ -131,8 +133,8 @@ class Settings:
         value = self.values.get(key)
         if value is not None and value != expected:
             raise InputDataError(
-                f"{self.where} has {key} = {value!r}: {why}, which this version does not compute. "
-                f"Checkpoints with {key} = {expected!r} can be converted."
+                f"{self.where} has {key} = {repr(value)[:80]}: {why}, which this version does not "
+                f"compute. Checkpoints with {key} = {expected!r} can be converted."
             )
 
     def _given(self, key: str, default: Any) -> Any:
@@ -180,9 +182,15 @@ def plain_values(value: Any, where: str) -> Any:
             return [convert(item, depth + 1) for item in each]
         if isinstance(each, set):
             return sorted(str(item) for item in each)
-        return each if isinstance(each, str | int | float | None) else str(type(each).__name__)
+        if isinstance(each, float) and not math.isfinite(each):
+            return str(each)
+        return each if isinstance(each, str | int | float | None) else type(each).__name__
 
     return convert(value, 0)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -197,7 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"{path} holds no JSON that can be read ({error}). Take it from its source again."

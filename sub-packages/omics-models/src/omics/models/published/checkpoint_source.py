@@ -17,7 +17,7 @@ from omics.models.published.weight_files import ARCHIVE_SUFFIXES, SAFETENSORS_SU
 CONFIG = "config.json"
 _HUB_NAME = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}(/[A-Za-z0-9_.-]{1,96}){0,3}")
 _DEFAULT_FILES = (
-    "*.ckpt", "model.safetensors", CONFIG, "checkpoint_metadata.json", "label_dict.json",
+    "*.ckpt", "model.safetensors", CONFIG, "checkpoint_metadata.json",
     "tokenizers/*",
 )  # fmt: skip
 _OLD_WEIGHTS = "pytorch_model.bin"

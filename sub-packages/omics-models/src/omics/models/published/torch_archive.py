@@ -148,8 +148,11 @@ class TorchArchive:
                 f"{self.path} is a TorchScript archive: a program, not weights. Have the weights "
                 "saved as safetensors by somebody you trust."
             )
-        order = f"{self._root}byteorder"
-        if order in self._members and self._read(order).tobytes().strip() != b"little":
+        name = f"{self._root}byteorder"
+        order = self._members.get(name)
+        if order is not None and (
+            order.file_size > 16 or self._read(name).tobytes().strip() != b"little"
+        ):
             raise DamagedCheckpointError(
                 f"{self.path} was written on a machine with another byte order. Save it again as "
                 "safetensors there."
@@ -216,7 +219,7 @@ def _checked_members(path: Path) -> dict[str, zipfile.ZipInfo]:
             )
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise UnsafeCheckpointError(
-                f"The member {name} of {path} is compressed or encrypted; torch.save does neither. "
+                f"The member {name!r} of {path} is compressed or encrypted; torch.save does neither. "
                 "Take the file from its source again."
             )
         if info.file_size != info.compress_size:

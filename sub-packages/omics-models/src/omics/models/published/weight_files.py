@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ARCHIVE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 SAFETENSORS_SUFFIX = ".safetensors"
+MAX_KEY_LENGTH = 500
 # What wrappers of training put before every key.
 WRAPPERS = ("model.", "_orig_mod.", "module.")
 
@@ -182,7 +183,8 @@ def read_weight_file(path: Path) -> WeightFile:
     if not isinstance(tensors, dict) or not tensors:
         raise DamagedCheckpointError(f"{path} holds no weights.")
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, StoredTensor):
+        _check_key(name, path)
+        if not isinstance(tensor, StoredTensor):
             raise UnsafeCheckpointError(
                 f"{path} holds {str(name)[:80]!r} of type {type(tensor).__name__} among its "
                 "weights. Only tensors are read; give the file that holds the model's state dict."
@@ -201,7 +203,20 @@ def _safetensors(path: Path) -> SafetensorsWeights:
             f"{path} is no safetensors file that can be read ({error}). Take it from its source "
             "again."
         ) from error
+    if not shapes:
+        raise DamagedCheckpointError(f"{path} holds no weights.")
+    for name in shapes:
+        _check_key(name, path)
     return SafetensorsWeights(path, shapes)
+
+
+def _check_key(name: object, path: Path) -> None:
+    """Refuse keys that are no plain names: they are shown in messages, on a terminal."""
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_KEY_LENGTH:
+        raise UnsafeCheckpointError(
+            f"{path} has a tensor named {str(name)[:80]!r}, as no model names one. Do not use this "
+            "file."
+        )
 
 
 def _unwrapped(weights: ArchiveWeights | SafetensorsWeights) -> UnwrappedWeights:

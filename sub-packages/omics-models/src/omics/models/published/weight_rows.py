@@ -180,6 +180,11 @@ class KeyMap:
         for row in found:
             parts = [weights.load(each).to(torch.float32) for each in row.reference]
             state[row.ours] = row.join.read(parts).contiguous()
+            if not torch.isfinite(state[row.ours]).all():
+                raise InputDataError(
+                    f"{weights.where}: {', '.join(row.reference)} holds numbers that are not finite. "
+                    "Nothing could be computed with it; take the file from its source again."
+                )
             if on_progress is not None:
                 on_progress(1)
         return state

@@ -77,7 +77,7 @@ def _input_lines(bundle: Bundle) -> list[str]:
 
 def _tokens(bundle: Bundle) -> str:
     tokenizer = bundle.tokenizer
-    text = f"tokenizer of the kind `{_plain(tokenizer.kind)}`"
+    text = f"tokenizer of the kind {_code(tokenizer.kind)}"
     if reads_cells(tokenizer):
         text += f": {len(tokenizer.vocabulary.names):,} genes"
     if isinstance(tokenizer, GeneTokenizer):
@@ -94,7 +94,7 @@ def _step(record: Mapping[str, Any]) -> str:
         f"{_plain(key)} {_short(value)}"
         for key, value in list(parameters.items())[:_SHOWN_PARAMETERS]
     )
-    return f"`{_plain(record['name'])}`{f': {shown}' if shown else ''}"
+    return f"{_code(record['name'])}{f': {shown}' if shown else ''}"
 
 
 def _short(value: object) -> str:
@@ -161,6 +161,11 @@ def _usage(bundle: Bundle, place: str) -> list[str]:
 
 def _rows(facts: Mapping[str, object]) -> list[str]:
     return [f"| {_plain(key)} | {_plain(value)} |" for key, value in facts.items()]
+
+
+def _code(value: object) -> str:
+    """Return a name as code, in which nothing but the mark that ends it is special."""
+    return f"`{str(value).replace('`', '')}`"
 
 
 def _plain(value: object) -> str:
