@@ -190,6 +190,7 @@ def test(config: RunConfig, folder: Path) -> None:
         InputDataError: no cell to test is labelled.
     """
     from omics.eval.classification import missing_labels, score
+    from omics.eval.intervals import METHODS
     from omics.eval.results import rows_of_scores, write_results
 
     bundle = _checkpoint(config)
@@ -202,6 +203,9 @@ def test(config: RunConfig, folder: Path) -> None:
         raise ConfigError(
             f"{config.checkpoint} has no label heads that tell classes apart: fine-tune it first."
         )
+    wanted = config.scoring.ci_method
+    if wanted is not None and wanted not in METHODS:
+        raise ConfigError(f"scoring.ci_method is {wanted!r}.{nearest(wanted, list(METHODS))}")
     refuse_existing(folder / "results.parquet", overwrite=config.overwrite)
     results = []
     with open_cells(data_path(config)) as store:
@@ -225,7 +229,13 @@ def test(config: RunConfig, folder: Path) -> None:
             classes = np.array([*spec.classes, None], dtype=object)
             predicted = classes[np.concatenate(answers[spec.name])]
             results += rows_of_scores(
-                score(truth[labelled], predicted[labelled], seed=config.seed),
+                score(
+                    truth[labelled],
+                    predicted[labelled],
+                    ci_method=config.scoring.ci_method,
+                    num_resamples=config.scoring.num_bootstrap_runs,
+                    seed=config.seed,
+                ),
                 task=f"annotate:{spec.name}",
                 dataset=Path(data_path(config)).name,
                 method="label head",

@@ -403,6 +403,20 @@ class OutputConfig:
 
 
 @dataclass
+class ScoringConfig:
+    """How `test` finds its intervals; the model runs once, and its answers are resampled.
+
+    Attributes:
+        ci_method: `wilson` or `clopper_pearson` (binomial, of the accuracy), `bootstrap` (quantiles)
+            or `bootstrap_t`; null for Wilson's and, of the macro-F1, the bootstrap.
+        num_bootstrap_runs: how often the test cells are drawn.
+    """
+
+    ci_method: str | None = None
+    num_bootstrap_runs: int = 2000
+
+
+@dataclass
 class RunConfig:
     """A whole run.
 
@@ -422,6 +436,7 @@ class RunConfig:
         trainer: optimisation.
         embedding: what `predict` writes as embeddings.
         output: in which form.
+        scoring: intervals of `test`.
     """
 
     working_dir: str = MISSING
@@ -438,3 +453,4 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
