@@ -211,6 +211,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation without warnings and check what it promises."""
     run(session, "python", "ci/check_api_docs.py")
+    run(session, "python", "ci/check_migration_pages.py")
     run(session, "sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     session.log("The pages begin at docs/_build/html/index.html")
 

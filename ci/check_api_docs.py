@@ -115,7 +115,7 @@ def command_problems(words: list[str]) -> Iterator[str]:
     commands = verbs(package)
     if rest[0] not in commands:
         yield f"{words[0]} has no verb {rest[0]}: {shown}"
-    elif package == "train":
+    elif commands[rest[0]].context_settings.get("ignore_unknown_options"):
         yield from (f"{problem}: {shown}" for problem in override_problems(rest[1:]))
     else:
         known = {"-h", "--help"}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.data import locate_dataset
 from omics.data.errors import ConfigError, UnknownNameError, nearest
 from omics.data.splits import load_split
 
@@ -24,8 +25,13 @@ def data_path(config: RunConfig) -> str:
 
     Raises:
         ConfigError: none is set.
+        UnknownNameError: there is no such dataset.
+        MissingPathError: there is no copy of the dataset; says what to get, and where.
+        InputDataError: the copy is not what was published.
     """
     path = config.data_module.path or config.input_file
+    if config.data_module.dataset is not None:
+        return str(locate_dataset(config.data_module.dataset, path))
     if path is None:
         raise ConfigError("No cells are given: add input_file=STORE (or an .h5ad).")
     return path

@@ -8,13 +8,16 @@ from typing import Any
 import typer
 
 from omics.data.command_line import make_app, run
+from omics.train.migrating import migrate_command
 
 app = make_app(
     "omics-train",
-    "Train models on cells and use them. Every verb takes configuration overrides such as "
+    "Train models on cells and use them. A verb that runs takes configuration overrides such as "
     "trainer.max_epochs=5, `-cn NAME` and `-cd DIR` for your own configuration, `--cfg job` to "
     "print the composed configuration without running, and `-m key=1,2` to run several.",
 )
+
+migrate_command.add_to(app)
 
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

@@ -93,6 +93,8 @@ class DataConfig:
     """What is read and what is done to it.
 
     Attributes:
+        dataset: a published set of cells, by its name in `omics-data datasets`; read from `path`, or
+            from where `OMICS_DATA_<NAME>` says.
         path: a store folder (`omics-data convert`), or an `.h5ad` with raw counts.
         split: the table of `omics-data split`; null trains on all cells without validation.
         train_split: name of the training cells in that table.
@@ -122,6 +124,7 @@ class DataConfig:
         prefetch: batches prepared ahead by a background thread; 0 for none.
     """
 
+    dataset: str | None = None
     path: str | None = None
     split: str | None = None
     train_split: str = "train"

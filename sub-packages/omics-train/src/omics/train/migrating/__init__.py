@@ -1,0 +1,1 @@
+"""Configurations of bmfm and Bioformers to ours, key by key."""
