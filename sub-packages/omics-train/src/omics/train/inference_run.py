@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from omics.data.storage.store import CellStore
     from omics.eval.h5ad_output import H5adOutput
     from omics.models.readout import Readout
-    from omics.tokenizers import LabelSpec
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -129,7 +128,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         refuse_taken_names(
             source,
             key_added=config.output.key_added,
-            labels=bundle.labels,
+            labels=bundle.label_specs,
             overwrite=config.overwrite,
         )
     with contextlib.ExitStack() as stack:
@@ -149,7 +148,7 @@ def predict(config: RunConfig, folder: Path) -> None:
             labels=bundle.label_specs,
             width=readout.width,
             gene_width=model.hidden_size,
-            genes=GeneNames.of(bundle),
+            genes=GeneNames.of(bundle.tokenizer),
             metadata=metadata,
         )
         results = stack.enter_context(_results(config, bundle, store, rows, "predicting"))
@@ -192,16 +191,14 @@ def test(config: RunConfig, folder: Path) -> None:
     from omics.eval.classification import missing_labels, score
     from omics.eval.intervals import METHODS
     from omics.eval.results import rows_of_scores, write_results
+    from omics.models.label_answers import best_class, is_number
 
     bundle = _checkpoint(config)
-    specs = [
-        spec
-        for spec in bundle.label_specs
-        if spec.kind in ("class", "hierarchy") and len(spec.classes) > 1
-    ]
+    specs = [spec for spec in bundle.label_specs if spec.kind in ("class", "hierarchy")]
+    specs = [spec for spec in specs if not is_number(spec)]
     if not specs:
         raise ConfigError(
-            f"{config.checkpoint} has no label heads that tell classes apart: fine-tune it first."
+            f"{config.checkpoint} has no label heads that choose a class: fine-tune it first."
         )
     wanted = config.scoring.ci_method
     if wanted is not None and wanted not in METHODS:
@@ -211,18 +208,16 @@ def test(config: RunConfig, folder: Path) -> None:
     with open_cells(data_path(config)) as store:
         rows = inference_rows(config.data_module, store, default="test")
         truths = {spec.name: label_values(store, spec.name)[rows] for spec in specs}
-        answers: dict[str, list[Array]] = {spec.name: [] for spec in specs}
+        by_name = {spec.name: spec for spec in specs}
+        answers: dict[str, list[Array]] = {name: [] for name in by_name}
         with _results(config, bundle, store, rows, "testing") as batches:
             for batch in batches:
                 for name, parts in answers.items():
-                    parts.append(batch.answers(name)[0])
-        for spec in specs:
-            if spec.nodes:
-                codes = np.concatenate(answers[spec.name])
-                truths[spec.name] = _under_nodes(spec, truths[spec.name], codes)
+                    parts.append(best_class(by_name[name], batch)[0])
         for spec in specs:
             truth = truths[spec.name]
-            labelled = ~missing_labels(truth)
+            # A label above several classes says which of them are right, and not which one is.
+            labelled = ~missing_labels(truth) & ~np.isin(truth.astype(str), list(spec.nodes))
             if not labelled.any():
                 raise InputDataError(f"None of the {len(rows)} cells to test has a {spec.name!r}.")
             # The class number -1, of a cell that the model does not see, means no answer.
@@ -246,20 +241,6 @@ def test(config: RunConfig, folder: Path) -> None:
     write_results(folder / "results.parquet", results)
     for row in results:
         say(f"{row.task}: {row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}], n {row.n}")
-
-
-def _under_nodes(spec: LabelSpec, truth: Array, answers: Array) -> Array:
-    """Return true labels in which a node of a hierarchy is the class that was answered below it.
-
-    Where the answer is not below the node, its first class stands for it: the answer is wrong
-    whichever it was.
-    """
-    codes = spec.encode(truth)
-    inner = codes >= len(spec.classes)
-    below = spec.below()[np.where(inner, codes, 0)]
-    right = below[np.arange(len(codes)), answers] & (answers >= 0)
-    chosen = np.where(right, answers, below.argmax(axis=1))
-    return np.where(inner, np.array(spec.classes, dtype=object)[chosen], truth)
 
 
 def _checkpoint(config: RunConfig) -> Bundle:
@@ -317,7 +298,7 @@ def _h5ad(
         store,
         key_added=config.output.key_added,
         width=readout.width,
-        labels=bundle.labels,
+        labels=bundle.label_specs,
         overwrite=config.overwrite,
     ) as output:
         yield output
