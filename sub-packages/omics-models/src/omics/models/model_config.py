@@ -120,7 +120,6 @@ class LabelHeadConfig:
     Attributes:
         name: the label column.
         num_classes: its outputs; a label with one is a number, not a class.
-        several: whether a cell may have several of the classes, each with a probability of its own.
         depth: 1 for a linear layer; 2 for one more before it, with activation and norm.
         norm: whether the deeper layer has that norm.
         token: reads the hidden state at this position of the cell (a CLS token of its own); None
@@ -131,7 +130,6 @@ class LabelHeadConfig:
 
     name: str
     num_classes: int
-    several: bool = False
     depth: int = 1
     norm: bool = True
     token: int | None = None

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from omics.data.storage.store import CellStore
     from omics.eval.h5ad_output import H5adOutput
     from omics.models.readout import Readout
-    from omics.tokenizers import LabelSpec
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -216,10 +215,6 @@ def test(config: RunConfig, folder: Path) -> None:
                 for name, parts in answers.items():
                     parts.append(best_class(by_name[name], batch)[0])
         for spec in specs:
-            if spec.nodes:
-                codes = np.concatenate(answers[spec.name])
-                truths[spec.name] = _under_nodes(spec, truths[spec.name], codes)
-        for spec in specs:
             truth = truths[spec.name]
             labelled = ~missing_labels(truth)
             if not labelled.any():
@@ -245,20 +240,6 @@ def test(config: RunConfig, folder: Path) -> None:
     write_results(folder / "results.parquet", results)
     for row in results:
         say(f"{row.task}: {row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}], n {row.n}")
-
-
-def _under_nodes(spec: LabelSpec, truth: Array, answers: Array) -> Array:
-    """Return true labels in which a node of a hierarchy is the class that was answered below it.
-
-    Where the answer is not below the node, its first class stands for it: the answer is wrong
-    whichever it was.
-    """
-    codes = spec.encode(truth)
-    inner = codes >= len(spec.classes)
-    below = spec.below()[np.where(inner, codes, 0)]
-    right = below[np.arange(len(codes)), answers] & (answers >= 0)
-    chosen = np.where(right, answers, below.argmax(axis=1))
-    return np.where(inner, np.array(spec.classes, dtype=object)[chosen], truth)
 
 
 def _checkpoint(config: RunConfig) -> Bundle:

@@ -123,7 +123,6 @@ class LabelColumn:
         return LabelHeadConfig(
             name=spec.name,
             num_classes=spec.num_outputs,
-            several=spec.kind == "multilabel",
             depth=self.depth,
             token=self.token,
             gradient_reversal=self.gradient_reversal,
