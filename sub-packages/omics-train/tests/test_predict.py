@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -24,6 +25,7 @@ from omics.eval.h5ad_output import NOT_ASKED
 from omics.models import Bundle, OmicsModel, embed_genes, run_cells
 from omics.models.gene_embedding import GeneNames
 from omics.models.inference import NO_COUNTS, NO_KNOWN_GENE, InferenceBatch
+from omics.models.label_answers import best_class, label_sets, probabilities
 from omics.models.model_config import LabelHeadConfig
 from omics.tokenizers import LabelSpec
 from omics.train import prediction_files
@@ -109,14 +111,15 @@ def test_a_run_on_an_h5ad_gives_the_bits_of_embed_and_of_the_loop(
 def test_every_form_holds_the_same_cells_in_input_order(cells, everything, expected, finetuned):
     source = read(cells)
     names = source.obs_names.tolist()
-    classes = Bundle.load(finetuned / "bundle").labels[LABEL]
-    codes, confidence = expected.answers(LABEL)
+    (spec,) = Bundle.load(finetuned / "bundle").label_specs
+    classes = spec.classes
+    codes, confidence = best_class(spec, expected)
     answers = [None if code < 0 else classes[code] for code in codes]
     tables = {"embeddings", "predictions", "probabilities", "logits"}
     wanted = {
         "embeddings": expected.embeddings,
         "logits": expected.logits[LABEL],
-        "probabilities": expected.probabilities(LABEL),
+        "probabilities": probabilities(spec, expected),
     }
     for table in tables:
         parquet = pd.read_parquet(everything / f"{table}.parquet")
@@ -196,7 +199,7 @@ def test_genes_get_their_mean_and_a_row_in_each_cell(cells, finetuned, tmp_path)
         "data_module.batch_tokens=700",
     )
     bundle = Bundle.load(finetuned / "bundle")
-    names = GeneNames.of(bundle)
+    names = GeneNames.of(bundle.tokenizer)
     with open_cells(cells) as store:
         means = embed_genes(bundle, store, layer=-1)
         (result,) = run_cells(bundle, store, level="gene", layer=-1, batch_tokens=10**6)
@@ -219,51 +222,95 @@ def test_genes_get_their_mean_and_a_row_in_each_cell(cells, finetuned, tmp_path)
     assert (folder / "predictions.parquet").exists()
 
 
-def bundle_with_labels(pretrained, labels):
+def bundle_with_labels(pretrained, specs):
     """Return the pretrained bundle with untrained label heads."""
-    from dataclasses import replace
-
     start = Bundle.load(pretrained / "bundle")
-    heads = tuple(LabelHeadConfig(name=n, num_classes=len(c)) for n, c in labels.items())
+    heads = tuple(LabelHeadConfig(name=s.name, num_classes=s.num_outputs) for s in specs)
     config = replace(start.model.model_config, field_heads=(), wced=(), labels=heads)
-    model = OmicsModel.build(config, seed=0)
     return Bundle(
-        model=model, tokenizer=start.tokenizer, transforms=start.transforms, labels=labels
+        model=OmicsModel.build(config, seed=0),
+        tokenizer=start.tokenizer,
+        transforms=start.transforms,
+        label_specs=specs,
     )
 
 
-def test_a_number_is_its_own_prediction(atlas, pretrained, tmp_path):
-    bundle = bundle_with_labels(pretrained, {"age": ["age"], LABEL: ["a", "b"]})
-    bundle.save(tmp_path / "bundle")
+def test_labels_of_every_kind_have_their_own_answers(cells, pretrained, tmp_path):
+    number = LabelSpec(name="age", classes=(), kind="regression")
+    several = LabelSpec(name="states", classes=("p", "q"), kind="multilabel")
+    tree = LabelSpec(
+        name="tree", classes=("x", "y", "z"), kind="hierarchy", nodes={"x or y": (0, 1)}
+    )
+    specs = [number, several, tree]
+    bundle_with_labels(pretrained, specs).save(tmp_path / "bundle")
     folder = predicted(
-        tmp_path / "p", atlas.h5ad, tmp_path / "bundle", "output.formats=[parquet,h5ad]"
+        tmp_path / "p", cells, tmp_path / "bundle", "output.formats=[parquet,csv,h5ad]"
     )
-    (result,) = run_cells(bundle, open_store(atlas.store), batch_tokens=10**6)
-    table = pd.read_parquet(folder / "predictions.parquet")
-    assert list(table.columns[3:]) == ["age", LABEL, f"{LABEL}_probability"]
-    assert np.array_equal(table["age"].to_numpy(np.float32), result.logits["age"][:, 0])
+    from omics.data.cell_source import open_cells
+
+    with open_cells(cells) as store:
+        (result,) = run_cells(Bundle.load(tmp_path / "bundle"), store, batch_tokens=10**6)
+    codes, sure = best_class(tree, result)
+    wanted = {
+        "age": result.logits["age"][:, 0],
+        "states": label_sets(several, result),
+        "tree": np.array(["x", "y", "z", None], dtype=object)[codes],
+        "tree_probability": sure,
+    }
+    obs = read(folder / "predictions.h5ad").obs
+    tables = [
+        pd.read_parquet(folder / "predictions.parquet"),
+        pd.read_csv(folder / "predictions.csv", keep_default_na=False, na_values=[]),
+        obs.rename(
+            columns={
+                "age_pred": "age",
+                "states_pred": "states",
+                "tree_pred": "tree",
+                "tree_confidence": "tree_probability",
+            }
+        ),
+    ]
+    for table in tables:
+        for name, values in wanted.items():
+            if values.dtype == np.float32:
+                found = pd.to_numeric(table[name]).to_numpy(np.float32)
+                assert np.array_equal(found, values, equal_nan=True)
+            else:
+                found = [None if pd.isna(x) else x for x in table[name]]
+                blank = "" if table is tables[1] else None
+                assert found == [blank if x is None else x for x in values]
+    assert not {"age_confidence", "states_confidence"} & set(obs.columns)
     for name in ("logits", "probabilities"):
-        columns = list(pd.read_parquet(folder / f"{name}.parquet").columns)
-        assert columns[3:] == [f"{LABEL}_a", f"{LABEL}_b"]
-    obs = ad.read_h5ad(folder / "predictions.h5ad").obs
-    assert np.array_equal(obs["age_pred"].to_numpy(), result.logits["age"][:, 0])
-    assert "age_confidence" not in obs
-    only = bundle_with_labels(pretrained, {"age": ["age"]})
-    only.save(tmp_path / "only")
-    folder = predicted(tmp_path / "q", atlas.store, tmp_path / "only")
+        table = pd.read_parquet(folder / f"{name}.parquet")
+        nodes = ["tree_x or y"] if name == "probabilities" else []
+        names = ["states_p", "states_q", "tree_x", "tree_y", "tree_z", *nodes]
+        assert list(table.columns[3:]) == names
+        for spec in (several, tree):
+            chosen = result.logits[spec.name] if name == "logits" else probabilities(spec, result)
+            found = vectors_of(table, f"{spec.name}_")
+            assert np.array_equal(found, chosen, equal_nan=True)
+
+
+def test_numbers_alone_have_no_table_of_classes(atlas, pretrained, tmp_path):
+    number = LabelSpec(name="age", classes=(), kind="regression")
+    bundle_with_labels(pretrained, [number]).save(tmp_path / "bundle")
+    folder = predicted(tmp_path / "p", atlas.store, tmp_path / "bundle")
     assert {path.name for path in folder.iterdir()} == {"embeddings.parquet", "predictions.parquet"}
+    settings = [*atlas.cells, f"checkpoint={tmp_path}/bundle", f"working_dir={tmp_path}/t"]
+    with pytest.raises(ConfigError, match="no label heads that choose a class"):
+        run_tasks(compose("test", settings), tmp_path / "t")
 
 
 def test_labels_of_any_name_have_columns_of_their_own(pretrained):
-    labels = {"cell": ["x", "y"], "a": ["b_c", "d"], "a_b": ["c", "e"]}
-    bundle = bundle_with_labels(pretrained, labels)
+    labels = {"cell": ("x", "y"), "a": ("b_c", "d"), "a_b": ("c", "e")}
+    specs = [LabelSpec(name=name, classes=classes) for name, classes in labels.items()]
     prediction = Prediction(
-        tables=table_names(bundle.label_specs, level="cell", per_cell=False),
+        tables=table_names(specs, level="cell", per_cell=False),
         cells=np.array(["one"]),
-        labels=bundle.label_specs,
+        labels=specs,
         width=1,
         gene_width=1,
-        genes=GeneNames.of(bundle),
+        genes=GeneNames.of(Bundle.load(pretrained / "bundle").tokenizer),
         metadata={},
     )
     names = [name for column in prediction.columns("predictions") for name in column.names]
@@ -431,7 +478,7 @@ def test_reference_fault_memory_of_predict_does_not_grow_with_the_cells(
             labels=labels,
             width=width,
             gene_width=1,
-            genes=GeneNames.of(Bundle.load(pretrained / "bundle")),
+            genes=GeneNames.of(Bundle.load(pretrained / "bundle").tokenizer),
             metadata={},
         )
         in_memory = []

@@ -163,7 +163,7 @@ def embed_file(
     loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
     readout = Readout.of(loaded.model.model_config, pooling=pooling, layer=layer)
     chosen = str(choose_device(device))
-    refuse_taken_names(source, key_added=key_added, labels={}, overwrite=overwrite)
+    refuse_taken_names(source, key_added=key_added, labels=(), overwrite=overwrite)
     with (
         open_cells(source) as store,
         open_h5ad_output(
@@ -172,7 +172,7 @@ def embed_file(
             store,
             key_added=key_added,
             width=readout.width,
-            labels={},
+            labels=(),
             overwrite=overwrite,
         ) as output,
     ):

@@ -3,7 +3,7 @@
 - An `.h5ad` input is copied as it is and added to; any other source is written from its store. The
   matrix is never in memory, so the number of cells does not matter.
 - `obsm[KEY]` (float32, NaN for a cell without an embedding), `obs["omics_reason"]`, for each label
-  head `obs["LABEL_pred"]` and `obs["LABEL_confidence"]`, and how all came about in
+  `obs["LABEL_pred"]` and, of a class, `obs["LABEL_confidence"]`; how all came about is in
   `uns["omics"][KEY]`.
 - The input is left alone, and the output appears under its name when it is whole.
 """
@@ -21,12 +21,14 @@ from omics.data.atomic_files import replace_file
 from omics.data.errors import UsageError
 from omics.eval.cell_files import read_cells, write_cells
 from omics.models.inference import REASONS
+from omics.models.label_answers import best_class, is_number, label_sets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from omics.data import CellStore
     from omics.models import InferenceBatch
+    from omics.tokenizers import LabelSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,7 +46,7 @@ def open_h5ad_output(
     *,
     key_added: str,
     width: int,
-    labels: Mapping[str, Sequence[str]],
+    labels: Sequence[LabelSpec],
     overwrite: bool,
 ) -> Iterator[H5adOutput]:
     """Let a caller add results of all or some cells to a copy of their source.
@@ -55,7 +57,7 @@ def open_h5ad_output(
         store: of the same cells.
         key_added: key of obsm.
         width: of the embedding.
-        labels: classes of each label head; one class for a number.
+        labels: what is predicted of each cell.
         overwrite: whether an embedding or columns of these names in the source may be replaced.
 
     Yields:
@@ -100,7 +102,7 @@ def refuse_taken_names(
     source: str | Path,
     *,
     key_added: str,
-    labels: Mapping[str, Sequence[str]],
+    labels: Sequence[LabelSpec],
     overwrite: bool,
 ) -> None:
     """Refuse to hide what the source already holds, before any work is done.
@@ -108,7 +110,7 @@ def refuse_taken_names(
     Args:
         source: as given to `open_cells`.
         key_added: key of obsm.
-        labels: classes of each label head.
+        labels: what is predicted of each cell.
         overwrite: whether it may be replaced.
 
     Raises:
@@ -145,20 +147,22 @@ class H5adOutput:
         num_cells: int,
         key_added: str,
         width: int,
-        labels: Mapping[str, Sequence[str]],
+        labels: Sequence[LabelSpec],
     ) -> None:
         self.record: dict[str, Any] = {}
         self._handle = handle
         self._key = key_added
         self._labels = labels
         self._reasons = np.full(num_cells, len(REASONS), np.int8)
+        # The number of the class, or of the set of labels, in the order in which they came up.
         self._codes = {
-            label: np.full(num_cells, -1, np.int32)
-            for label, classes in labels.items()
-            if len(classes) > 1
+            spec.name: np.full(num_cells, -1, np.int32) for spec in labels if not is_number(spec)
+        }
+        self._sets: dict[str, dict[str, int]] = {
+            spec.name: {} for spec in labels if spec.kind == "multilabel"
         }
         # The probability of the class, or the value of a number.
-        self._values = {label: np.full(num_cells, np.nan, np.float32) for label in labels}
+        self._values = {spec.name: np.full(num_cells, np.nan, np.float32) for spec in labels}
         obsm = _group(handle, "obsm")
         if key_added in obsm:
             del obsm[key_added]
@@ -182,11 +186,18 @@ class H5adOutput:
         for first, last in zip([0, *breaks], [*breaks, len(rows)], strict=True):
             self._embedding[rows[first] : rows[first] + last - first] = batch.embeddings[first:last]
         self._reasons[rows] = batch.reasons
-        for label, values in self._values.items():
-            if label not in self._codes:
-                values[rows] = batch.logits[label][:, 0]
+        for spec in self._labels:
+            name, values = spec.name, self._values[spec.name]
+            if is_number(spec):
+                values[rows] = batch.logits[name][:, 0]
+            elif spec.kind == "multilabel":
+                numbers = self._sets[name]
+                given, which = np.unique(label_sets(spec, batch).astype(str), return_inverse=True)
+                of_given = [numbers.setdefault(each, len(numbers)) for each in given.tolist()]
+                codes = np.array(of_given, np.int32)[which]
+                self._codes[name][rows] = np.where(batch.reasons == 0, codes, -1)
             else:
-                self._codes[label][rows], values[rows] = batch.answers(label)
+                self._codes[name][rows], values[rows] = best_class(spec, batch)
 
     @property
     def num_without(self) -> int:
@@ -203,14 +214,19 @@ class H5adOutput:
             if name != NOT_ASKED or (self._reasons == code).any()
         ]
         self._column(REASON_COLUMN, pd.Categorical.from_codes(self._reasons, pd.Index(used)))
-        for label, classes in self._labels.items():
-            predicted, confidence = _columns([label])
-            if label in self._codes:
-                answers = pd.Categorical.from_codes(self._codes[label], pd.Index(classes))
-                self._column(predicted, answers)
-                self._column(confidence, self._values[label])
-            else:
-                self._column(predicted, self._values[label])
+        for spec in self._labels:
+            predicted, confidence = _columns([spec])
+            if is_number(spec):
+                self._column(predicted, self._values[spec.name])
+                continue
+            several = spec.kind == "multilabel"
+            names = list(self._sets[spec.name]) if several else list(spec.classes)
+            answers = pd.Categorical.from_codes(
+                self._codes[spec.name], pd.Index(names, dtype=object)
+            )
+            self._column(predicted, answers.remove_unused_categories() if several else answers)
+            if not several:
+                self._column(confidence, self._values[spec.name])
         self._write(_group(_group(self._handle, "uns"), "omics"), self._key, self.record)
 
     def _column(self, name: str, values: Any) -> None:
@@ -230,9 +246,9 @@ class H5adOutput:
         write_elem(group, name, value)
 
 
-def _columns(labels: Mapping[str, Sequence[str]] | Sequence[str]) -> list[str]:
+def _columns(labels: Sequence[LabelSpec]) -> list[str]:
     """Return the columns of obs; a slash would be a folder of the file."""
-    safe = [label.replace("/", "_") for label in labels]
+    safe = [spec.name.replace("/", "_") for spec in labels]
     return [f"{label}_{end}" for label in safe for end in ("pred", "confidence")]
 
 

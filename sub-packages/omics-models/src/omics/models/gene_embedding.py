@@ -95,13 +95,12 @@ class GeneNames:
     symbols: Array
 
     @classmethod
-    def of(cls, bundle: Bundle) -> GeneNames:
-        """Return the names of a bundle's genes.
+    def of(cls, tokenizer: Any) -> GeneNames:
+        """Return the names of the genes of a tokenizer.
 
         Args:
-            bundle: with a tokenizer of cells.
+            tokenizer: of cells.
         """
-        tokenizer: Any = bundle.tokenizer
         vocabulary = tokenizer.vocabulary
         genes = np.array(vocabulary.tokens, dtype=np.str_)
         symbols = genes.astype(object)
@@ -125,7 +124,7 @@ def embed_genes(
     for result in run_cells(bundle, store, rows=rows, level="gene", **options):
         assert result.genes is not None
         means.add(result.genes)
-    return means.result(GeneNames.of(bundle))
+    return means.result(GeneNames.of(bundle.tokenizer))
 
 
 def _add(

@@ -81,7 +81,6 @@ class InferenceBatch:
         num_tokens: int64 [n], tokens the model saw of each cell, special ones not counted.
         reasons: int8 [n], why a cell has no embedding, as a place in `REASONS`; 0 where it has.
         genes: hidden states of the gene tokens, at the level `gene`; else None.
-        several: labels of which a cell may have several classes.
     """
 
     rows: Array
@@ -90,35 +89,6 @@ class InferenceBatch:
     num_tokens: Array
     reasons: Array
     genes: GeneVectors | None = None
-    several: frozenset[str] = frozenset()
-
-    def probabilities(self, label: str) -> Array:
-        """Return float32 [n, C], the softmax of the logits of a label, computed in float64.
-
-        Of several classes each has a probability of its own.
-
-        Args:
-            label: that has classes.
-        """
-        logits = self.logits[label].astype(np.float64)
-        if label in self.several:
-            return (1 / (1 + np.exp(-logits))).astype(np.float32)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
-
-    def answers(self, label: str) -> tuple[Array, Array]:
-        """Return the most probable class of each cell and its probability.
-
-        Args:
-            label: that has classes.
-
-        Returns:
-            int32 [n] class numbers, -1 for a cell that the model did not see, and float32 [n]
-            probabilities, NaN for the same.
-        """
-        best = self.logits[label].argmax(axis=1)
-        sure = self.probabilities(label)[np.arange(len(best)), best]
-        return np.where(self.reasons == 0, best, -1).astype(np.int32), sure
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -255,7 +225,6 @@ def run_tokens(
     kept = {layer for layer in wanted if layer is not None}
     model.eval().to(device)
     names = [label.name for label in model.model_config.labels]
-    several = frozenset(label.name for label in model.model_config.labels if label.several)
     for batch in batches:
         n = len(batch)
         filled = _fill(batch, model)
@@ -273,7 +242,6 @@ def run_tokens(
             num_tokens=np.asarray(batch.lengths),
             reasons=np.zeros(n, np.int8),
             genes=genes,
-            several=several,
         )
 
 

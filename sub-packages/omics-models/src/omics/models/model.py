@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from omics.tokenizers import TokenBatch
 
+# How the names of parameters begin that decode hidden states or rows of cells.
+HEADS = ("field_transform.", "field_heads.", "wced_heads.", "label_heads.")
+
 
 class OmicsModel(PreTrainedModel):  # type: ignore[misc]
     """An encoder on flat tokens with its heads.
@@ -186,10 +189,9 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             ValueError: the encoder or the embedding of the checkpoint does not fit.
         """
         own = self.state_dict()
-        heads = ("field_transform.", "field_heads.", "wced_heads.", "label_heads.")
         fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         kept = [name for name in own if name not in fitting]
-        wrong = [name for name in kept if not name.startswith(heads)]
+        wrong = [name for name in kept if not name.startswith(HEADS)]
         if wrong:
             raise ValueError(f"The checkpoint does not fit this model: {wrong[0]} differs.")
         self.load_state_dict(fitting, strict=False)

@@ -129,7 +129,7 @@ def predict(config: RunConfig, folder: Path) -> None:
         refuse_taken_names(
             source,
             key_added=config.output.key_added,
-            labels=bundle.labels,
+            labels=bundle.label_specs,
             overwrite=config.overwrite,
         )
     with contextlib.ExitStack() as stack:
@@ -149,7 +149,7 @@ def predict(config: RunConfig, folder: Path) -> None:
             labels=bundle.label_specs,
             width=readout.width,
             gene_width=model.hidden_size,
-            genes=GeneNames.of(bundle),
+            genes=GeneNames.of(bundle.tokenizer),
             metadata=metadata,
         )
         results = stack.enter_context(_results(config, bundle, store, rows, "predicting"))
@@ -192,16 +192,14 @@ def test(config: RunConfig, folder: Path) -> None:
     from omics.eval.classification import missing_labels, score
     from omics.eval.intervals import METHODS
     from omics.eval.results import rows_of_scores, write_results
+    from omics.models.label_answers import best_class, is_number
 
     bundle = _checkpoint(config)
-    specs = [
-        spec
-        for spec in bundle.label_specs
-        if spec.kind in ("class", "hierarchy") and len(spec.classes) > 1
-    ]
+    specs = [spec for spec in bundle.label_specs if spec.kind in ("class", "hierarchy")]
+    specs = [spec for spec in specs if not is_number(spec)]
     if not specs:
         raise ConfigError(
-            f"{config.checkpoint} has no label heads that tell classes apart: fine-tune it first."
+            f"{config.checkpoint} has no label heads that choose a class: fine-tune it first."
         )
     wanted = config.scoring.ci_method
     if wanted is not None and wanted not in METHODS:
@@ -211,11 +209,12 @@ def test(config: RunConfig, folder: Path) -> None:
     with open_cells(data_path(config)) as store:
         rows = inference_rows(config.data_module, store, default="test")
         truths = {spec.name: label_values(store, spec.name)[rows] for spec in specs}
-        answers: dict[str, list[Array]] = {spec.name: [] for spec in specs}
+        by_name = {spec.name: spec for spec in specs}
+        answers: dict[str, list[Array]] = {name: [] for name in by_name}
         with _results(config, bundle, store, rows, "testing") as batches:
             for batch in batches:
                 for name, parts in answers.items():
-                    parts.append(batch.answers(name)[0])
+                    parts.append(best_class(by_name[name], batch)[0])
         for spec in specs:
             if spec.nodes:
                 codes = np.concatenate(answers[spec.name])
@@ -317,7 +316,7 @@ def _h5ad(
         store,
         key_added=config.output.key_added,
         width=readout.width,
-        labels=bundle.labels,
+        labels=bundle.label_specs,
         overwrite=config.overwrite,
     ) as output:
         yield output

@@ -23,7 +23,7 @@ from omics.train.training_step import training_step, validation_step
 from omics.train.validation_metrics import Confusion, ValidationMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -94,12 +94,15 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         config: TrainerConfig,
         num_steps: int,
         reversal: Mapping[str, str] | None = None,
+        *,
+        undecayed: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.config = config
         self.num_steps = num_steps
+        self.undecayed = undecayed
         self.reversal = dict(reversal or {})
         self.history = History()
         self.metrics = ValidationMetrics(
@@ -188,7 +191,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, stepped after every optimiser step."""
-        optimizer = build_optimizer(self.model, self.config)
+        optimizer = build_optimizer(self.model, self.config, undecayed=self.undecayed)
         schedule = build_schedule(optimizer, self.config, self.num_steps)
         return {
             "optimizer": optimizer,

@@ -17,6 +17,7 @@ from omics.data.transforms import (
     transform_from_dict,
 )
 from omics.models import Bundle, ModelConfig
+from omics.models.gene_embedding import GeneNames
 from omics.models.model_config import FieldInput
 from omics.tokenizers import (
     CellTokenizer,
@@ -28,12 +29,24 @@ from omics.tokenizers import (
 )
 from omics.tokenizers.rank_value_tokenizer import PUBLISHED
 from omics.train.control_pairing import PERTURBATION
+from omics.train.gene_vectors import MatchedVectors, match_vectors, read_gene_vectors
 from omics.train.run_config import FieldConfig, ModelSection, RunConfig, TokenizerConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from omics.data.genes import GeneTable
+
+# What a field of the configuration says of the model.
+_FIELD_SWITCHES = (
+    "encoder",
+    "scaled_by",
+    "inner_size",
+    "zero_row",
+    "num_frequencies",
+    "frequency_scale",
+    "learned_frequencies",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +59,7 @@ class ModelSource:
         preprocessing: steps that inference runs too.
         training_steps: the same with the random steps of training in their place.
         masked: fields that are hidden and predicted.
+        vectors: pre-trained vectors of the genes, by field.
         checkpoint: whose weights are the start, or None.
     """
 
@@ -54,6 +68,7 @@ class ModelSource:
     preprocessing: list[Transform]
     training_steps: list[Transform]
     masked: list[FieldSpec]
+    vectors: Mapping[str, MatchedVectors]
     checkpoint: Bundle | None
 
 
@@ -69,7 +84,8 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
     """
     if config.checkpoint is None:
         tokenizer = new_tokenizer(config.tokenizer, genes)
-        encoder = _new_config(config, tokenizer)
+        vectors = _gene_vectors(config.fields, tokenizer)
+        encoder = _new_config(config, tokenizer, vectors)
         steps = config.data_module.transforms or []
         if not steps and isinstance(tokenizer, GeneTokenizer):
             raise ConfigError(
@@ -85,6 +101,7 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
                 f"{config.checkpoint} does not read cells: it cannot be trained here."
             )
         tokenizer = checkpoint.tokenizer
+        vectors = {}
         encoder = dataclasses.replace(
             checkpoint.model.model_config, field_heads=(), wced=(), labels=()
         )
@@ -97,6 +114,7 @@ def model_source(config: RunConfig, genes: GeneTable) -> ModelSource:
         preprocessing=preprocessing,
         training_steps=_place(preprocessing, random_steps),
         masked=_masked_fields(config.fields, tokenizer),
+        vectors=vectors,
         checkpoint=checkpoint,
     )
 
@@ -156,23 +174,53 @@ def _rank_value_tokenizer(config: TokenizerConfig) -> RankValueTokenizer:
     )
 
 
-def _new_config(config: RunConfig, tokenizer: CellTokenizer) -> ModelConfig:
+def _new_config(
+    config: RunConfig, tokenizer: CellTokenizer, vectors: Mapping[str, MatchedVectors]
+) -> ModelConfig:
     sizes = {spec.name: spec.vocabulary_size for spec in tokenizer.fields}
     for chosen in config.fields:
         if chosen.field_name not in sizes:
             raise ConfigError(
                 f"fields names {chosen.field_name!r}; the tokenizer makes {sorted(sizes)}."
             )
-    fields = tuple(
-        FieldInput(
-            name=chosen.field_name,
-            encoder=chosen.encoder,
-            vocabulary_size=sizes[chosen.field_name],
-            scaled_by=chosen.scaled_by,
+    fields = []
+    for chosen in config.fields:
+        found = vectors.get(chosen.field_name)
+        switches = {name: getattr(chosen, name) for name in _FIELD_SWITCHES}
+        fields.append(
+            FieldInput(
+                name=chosen.field_name,
+                vocabulary_size=sizes[chosen.field_name],
+                vector_size=None if found is None else found.vectors.shape[1],
+                **switches,
+            )
         )
-        for chosen in config.fields
-    )
-    return ModelConfig(fields=fields, **dataclasses.asdict(config.model))
+    return ModelConfig(fields=tuple(fields), **dataclasses.asdict(config.model))
+
+
+def _gene_vectors(
+    fields: Sequence[FieldConfig], tokenizer: CellTokenizer
+) -> dict[str, MatchedVectors]:
+    """Return the pre-trained vectors by field: there is one field of genes at most."""
+    genes = tokenizer.fields[0].name
+    vectors = {}
+    for chosen in fields:
+        if chosen.vectors is None:
+            if chosen.freeze_vectors:
+                raise ConfigError(
+                    f"fields: {chosen.field_name!r} has freeze_vectors and no vectors: name their "
+                    "table."
+                )
+            continue
+        if chosen.field_name != genes or chosen.encoder != "embedding":
+            raise ConfigError(
+                f"fields: {chosen.field_name!r} has vectors; these are for the field {genes!r} "
+                "with encoder: embedding."
+            )
+        table = read_gene_vectors(chosen.vectors)
+        names = GeneNames.of(tokenizer)
+        vectors[genes] = match_vectors(table, tokenizer, names, frozen=chosen.freeze_vectors)
+    return vectors
 
 
 def _refuse_contradictions(config: RunConfig, encoder: ModelConfig, checkpoint: Bundle) -> None:
@@ -188,11 +236,17 @@ def _refuse_contradictions(config: RunConfig, encoder: ModelConfig, checkpoint: 
         raise ConfigError("The tokenizer comes from the checkpoint: leave `tokenizer` out.")
     for chosen in config.fields:
         field = next((f for f in encoder.fields if f.name == chosen.field_name), None)
-        asked_field = (chosen.encoder, chosen.scaled_by)
-        if field is None or asked_field != (field.encoder, field.scaled_by):
+        if field is None or any(
+            getattr(chosen, name) != getattr(field, name) for name in _FIELD_SWITCHES
+        ):
             raise ConfigError(
                 f"fields: {chosen.field_name!r} differs from the checkpoint's fields "
                 f"{[f.name for f in encoder.fields]}."
+            )
+        if chosen.vectors is not None or chosen.freeze_vectors:
+            raise ConfigError(
+                f"fields: {chosen.field_name!r} has vectors, and the checkpoint has its own table. "
+                "Leave them out; trainer.freeze keeps a table as it is."
             )
     steps = config.data_module.transforms
     ours = [transform.to_dict() for transform in checkpoint.transforms]

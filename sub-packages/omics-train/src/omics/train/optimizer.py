@@ -12,18 +12,24 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from omics.train.schedules import schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from omics.train.run_config import TrainerConfig
 
 _LABEL_HEADS = "label_heads."
 _BLOCK = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
-def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainerConfig, *, undecayed: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """Return AdamW; matrices and tables decay, biases and norms do not.
 
     Args:
-        model: with label heads under `label_heads.` and blocks under `encoder.layers.`.
+        model: with label heads under `label_heads.` and blocks under `encoder.layers.`; frozen
+            parameters are left out.
         config: rates and decay; checked by `check_trainer`.
+        undecayed: names of further parameters without decay.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     blocks = [int(found[1]) for name, _ in named if (found := _BLOCK.search(name))]
@@ -34,7 +40,8 @@ def build_optimizer(model: nn.Module, config: TrainerConfig) -> torch.optim.Opti
         if config.encoder_learning_rate is not None and _LABEL_HEADS not in name:
             rate = config.encoder_learning_rate
         rate *= config.layer_decay ** _depth(name, num_blocks)
-        groups.setdefault((rate, parameter.ndim > 1), []).append(parameter)
+        decays = parameter.ndim > 1 and name not in undecayed
+        groups.setdefault((rate, decays), []).append(parameter)
     settings: list[dict[str, Any]] = [
         {
             "params": parameters,

@@ -1,9 +1,8 @@
 """What `omics-train predict` writes: tables with one row a cell, in input order, streamed.
 
-- `embeddings` always; with label heads `predictions` (class and its probability, or the value of a
-  number), and for classes `probabilities` and `logits` (columns `<label>_<class>`); for classes of
-  an ontology also `node_probabilities`, of the terms above them (`<label>_<node>`). At the level of
-  genes `gene_embeddings` (one row a gene) in place of `embeddings`, and on request
+- `embeddings` always; with label heads `predictions` (the class and its probability, the labels
+  joined by `|`, or the value of a number), and for all but numbers `probabilities` (columns
+  `<label>_<class>`, and the nodes of a hierarchy) and `logits`. At the level of genes `gene_embeddings` (one row a gene) in place of `embeddings`, and on request
   `gene_embeddings_per_cell`.
 - Parquet: `row`, `cell`, `reason` (why a cell has no numbers; empty where it has), then values. CSV:
   a header, `cell`, then values: what `read_csv(..., index_col=0)` makes a matrix of.
@@ -22,6 +21,13 @@ import pyarrow as pa
 
 from omics.eval.table_files import TableFile, open_table
 from omics.models.inference import REASONS
+from omics.models.label_answers import (
+    best_class,
+    is_number,
+    label_sets,
+    probabilities,
+    probability_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +45,7 @@ GENES_PER_CELL = "gene_embeddings_per_cell"
 PREDICTIONS = "predictions"
 PROBABILITIES = "probabilities"
 LOGITS = "logits"
-NODES = "node_probabilities"
-ALL_TABLES = (EMBEDDINGS, GENES, GENES_PER_CELL, PREDICTIONS, PROBABILITIES, LOGITS, NODES)
+ALL_TABLES = (EMBEDDINGS, GENES, GENES_PER_CELL, PREDICTIONS, PROBABILITIES, LOGITS)
 WAITING_BYTES = 16 << 20
 
 
@@ -48,7 +53,7 @@ def table_names(labels: Sequence[LabelSpec], *, level: str, per_cell: bool) -> l
     """Return the tables of a prediction.
 
     Args:
-        labels: of each label head.
+        labels: what is predicted of each cell.
         level: `cell` or `gene`.
         per_cell: whether genes get a row in each cell, too.
     """
@@ -57,10 +62,8 @@ def table_names(labels: Sequence[LabelSpec], *, level: str, per_cell: bool) -> l
         names.append(GENES_PER_CELL)
     if labels:
         names.append(PREDICTIONS)
-    if any(len(label.classes) > 1 for label in labels):
+    if not all(is_number(spec) for spec in labels):
         names += [PROBABILITIES, LOGITS]
-    if any(label.nodes for label in labels):
-        names.append(NODES)
     return names
 
 
@@ -71,7 +74,7 @@ class Prediction:
     Attributes:
         tables: of `table_names`; `gene_embeddings` is not made here.
         cells: names of all cells of the store, by row.
-        labels: of each label head; a number has one class or none.
+        labels: what is predicted of each cell.
         width: of an embedding of a cell.
         gene_width: of the vector of a gene.
         genes: names of the tokens, where genes get a row in each cell.
@@ -120,20 +123,13 @@ class Prediction:
         if table == GENES_PER_CELL:
             gene = _Column(["gene"], pa.string(), values=self.genes.genes)
             return _unique([*cell, gene, _wide(self.gene_width)])
-        values = []
-        for label in self.labels:
-            name, classes = label.name, label.classes
-            if table == NODES:
-                if label.nodes:
-                    values.append(_Column([f"{name}_{node}" for node in label.nodes], pa.float32()))
-            elif table != PREDICTIONS:
-                if len(classes) > 1:
-                    values.append(_Column([f"{name}_{each}" for each in classes], pa.float32()))
-            elif len(classes) > 1:
-                values.append(_Column([name], pa.string(), values=classes))
-                values.append(_Column([f"{name}_probability"], pa.float32()))
-            else:
-                values.append(_Column([name], pa.float32()))
+        values: list[_Column] = []
+        for spec in self.labels:
+            if table == PREDICTIONS:
+                values += _answer_columns(spec)
+            elif not is_number(spec):
+                ends = spec.classes if table == LOGITS else probability_names(spec)
+                values.append(_Column([f"{spec.name}_{each}" for each in ends], pa.float32()))
         return _unique([*cell, reason, *values])
 
 
@@ -162,15 +158,12 @@ class PredictionWriter:
         values = [batch.rows, cells[batch.rows], batch.reasons]
         if table == EMBEDDINGS:
             return [*values, batch.embeddings]
-        for label in self._prediction.labels:
-            name, has_classes = label.name, len(label.classes) > 1
+        for spec in self._prediction.labels:
             if table == PREDICTIONS:
-                values += batch.answers(name) if has_classes else [batch.logits[name][:, 0]]
-            elif table == NODES:
-                if label.nodes:
-                    values.append(label.roll_up(batch.probabilities(name)))
-            elif has_classes:
-                values.append(batch.logits[name] if table == LOGITS else batch.probabilities(name))
+                values += _answers(spec, batch)
+            elif not is_number(spec):
+                logits = batch.logits[spec.name]
+                values.append(logits if table == LOGITS else probabilities(spec, batch))
         return values
 
 
@@ -264,6 +257,21 @@ def _schema(columns: Sequence[_Column], suffix: str) -> pa.Schema:
 
 def _wide(width: int) -> _Column:
     return _Column([f"e{i}" for i in range(width)], pa.float32())
+
+
+def _answer_columns(spec: LabelSpec) -> list[_Column]:
+    if is_number(spec):
+        return [_Column([spec.name], pa.float32())]
+    if spec.kind == "multilabel":
+        return [_Column([spec.name], pa.string())]
+    sure = _Column([f"{spec.name}_probability"], pa.float32())
+    return [_Column([spec.name], pa.string(), values=spec.classes), sure]
+
+
+def _answers(spec: LabelSpec, batch: InferenceBatch) -> list[Array]:
+    if is_number(spec):
+        return [batch.logits[spec.name][:, 0]]
+    return [label_sets(spec, batch)] if spec.kind == "multilabel" else [*best_class(spec, batch)]
 
 
 def _unique(columns: list[_Column]) -> list[_Column]:

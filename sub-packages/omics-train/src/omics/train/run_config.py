@@ -21,9 +21,17 @@ class FieldConfig:
 
     Attributes:
         field_name: `genes` or `expression`.
-        encoder: `embedding` for ids, `mlp` for values.
+        encoder: `embedding` for ids; `mlp`, `leaky_mlp` or `sinusoid` for values.
         scaled_by: a discrete field whose second table is multiplied by this field's value.
         is_masked: whether training hides a share of this field's values and predicts them.
+        inner_size: width inside the network of `leaky_mlp`.
+        zero_row: a vector of its own for the value 0.
+        num_frequencies: of `sinusoid`.
+        frequency_scale: of `sinusoid`: how high the frequencies are drawn.
+        learned_frequencies: of `sinusoid`: whether training changes them.
+        vectors: a table of pre-trained vectors of genes (gene2vec text, CSV, TSV or Parquet: a gene
+            id or symbol, then its numbers), which a projection brings to the width of the model.
+        freeze_vectors: leave these vectors as they are; genes that the table lacks are trained.
         change_ratio: share of its values that are asked about; null for that of `data_module`.
         mask_ratio: share of those that are hidden; null for that of `data_module`.
         switch_ratio: share of those that are switched; null for that of `data_module`.
@@ -33,6 +41,13 @@ class FieldConfig:
     encoder: str = MISSING
     scaled_by: str | None = None
     is_masked: bool = False
+    inner_size: int = 128
+    zero_row: bool = False
+    num_frequencies: int = 48
+    frequency_scale: float = 1.5
+    learned_frequencies: bool = True
+    vectors: str | None = None
+    freeze_vectors: bool = False
     change_ratio: float | None = None
     mask_ratio: float | None = None
     switch_ratio: float | None = None
@@ -311,8 +326,28 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Adapters (LoRA): small matrices that are trained in place of the weights beside them.
+
+    Attributes:
+        r: rank; 0 for no adapters.
+        alpha: their output is multiplied by alpha / r.
+        dropout: before them.
+        use_dora: also train the length of each column (DoRA): slower, often a little better.
+        target_modules: which linear layers have one: last names (`qkv`, `out`, `up`, `down` of
+            every block) or whole ones (`encoder.layers.3.qkv`).
+    """
+
+    r: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.05
+    use_dora: bool = False
+    target_modules: list[str] = field(default_factory=lambda: ["qkv", "out", "up", "down"])
+
+
+@dataclass
 class TrainerConfig:
-    """How the model is optimised.
+    r"""How the model is optimised.
 
     Attributes:
         losses: the terms, summed with their weights.
@@ -339,6 +374,9 @@ class TrainerConfig:
         early_stopping: when the run ends before its time.
         accelerator: `auto`, `cpu`, `cuda`, `mps`.
         precision: of Lightning, such as `32-true` or `bf16-mixed`.
+        freeze: regular expressions; parameters whose names match are not trained, such as
+            `embedding\.` or `encoder\.layers\.[0-3]\.`.
+        lora: adapters in place of the encoder's weights; needs the extra `lora`.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
             leaves torch as it is.
     """
@@ -364,6 +402,8 @@ class TrainerConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     accelerator: str = "cpu"
     precision: str = "32-true"
+    freeze: list[str] = field(default_factory=list)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     tf32_mode: str | None = None
 
 

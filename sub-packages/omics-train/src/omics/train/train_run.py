@@ -14,6 +14,7 @@ import numpy as np
 
 from omics.data.cell_source import open_cells
 from omics.data.command_line import progress, say
+from omics.data.errors import ConfigError
 from omics.eval.classification import missing_labels
 from omics.models import Bundle, OmicsModel, run_tokens
 from omics.models.heads import LabelHead
@@ -21,12 +22,16 @@ from omics.models.model_config import PLACE_PREFIX
 from omics.models.readout import POOLED, Readout
 from omics.tokenizers import LabelSpec, TokenBatch, bind_store
 from omics.tokenizers.fields import labelled_rows
+from omics.train.adapters import Adapters, add_adapters, refuse_idle_lora
 from omics.train.cell_selection import data_path, label_values, training_rows
+from omics.train.freezing import freeze, trained_share
+from omics.train.gene_vectors import place_vectors
 from omics.train.head_plan import Asked, plan_heads, with_label_losses
 from omics.train.label_columns import label_columns
 from omics.train.mask_settings import mask_plan
 from omics.train.model_source import ModelSource, model_source
 from omics.train.objective import Objective
+from omics.train.run_config import LoraConfig
 from omics.train.run_files import (
     BUNDLE,
     refuse_existing,
@@ -60,6 +65,8 @@ class Training:
         source: what it starts from.
         labels: columns with their classes.
         model: with the heads that the losses read.
+        adapters: beside its weights until they are merged; None for none.
+        undecayed: names of tables without weight decay, as some of their rows are frozen.
         objective: of the run.
         batches: of training; each pass is an epoch.
         validation: batches of a fixed epoch, or None.
@@ -69,6 +76,8 @@ class Training:
     source: ModelSource
     labels: list[LabelSpec]
     model: OmicsModel
+    adapters: Adapters | None
+    undecayed: Sequence[str]
     objective: Objective
     batches: TrainingBatches
     validation: TrainingBatches | None
@@ -169,6 +178,12 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     new = list(model.state_dict())
     if source.checkpoint is not None:
         new = model.load_matching(_reusable_weights(source.checkpoint, model, labels))
+    undecayed = []
+    for name, vectors in source.vectors.items():
+        say(str(vectors))
+        table = place_vectors(model, name, vectors)
+        if vectors.frozen:
+            undecayed.append(table)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
         plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
@@ -177,6 +192,8 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         source=source,
         labels=labels,
         model=model,
+        adapters=_choose_trained(model, config),
+        undecayed=undecayed,
         objective=objective,
         batches=cells.training_batches(reader, tokenizer, objective),
         validation=cells.validation_batches(reader, tokenizer, objective),
@@ -214,7 +231,12 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
         num_steps = min(num_steps, settings.max_steps)
         total = min(total, settings.max_steps * settings.accumulate_grad_batches)
     module = TrainingModule(
-        training.model, training.objective, settings, num_steps, training.reversal
+        training.model,
+        training.objective,
+        settings,
+        num_steps,
+        training.reversal,
+        undecayed=training.undecayed,
     )
     callbacks: list[L.Callback] = []
     if settings.early_stopping.patience is not None:
@@ -251,10 +273,27 @@ def fit(training: Training, config: RunConfig, folder: Path) -> None:
         last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
         if last:
             say(f"{phase}: {last}")
+    if training.adapters is not None:
+        training.adapters.merge()
     if trainer.is_global_zero:
         classes = {spec.name: spec.classes for spec in training.labels}
         write_validation_files(folder, module, training.source.tokenizer, classes)
     training.model.cpu().eval()
+
+
+def _choose_trained(model: OmicsModel, config: RunConfig) -> Adapters | None:
+    """Freeze what the configuration names and put adapters where it wants them."""
+    settings = config.trainer
+    refuse_idle_lora(settings.lora, LoraConfig())
+    if settings.freeze:
+        say(freeze(model, settings.freeze))
+    if not settings.lora.r:
+        return None
+    if config.checkpoint is None:
+        raise ConfigError("trainer.lora adapts trained weights: add checkpoint=BUNDLE.")
+    adapters = add_adapters(model, settings.lora, seed=config.seed)
+    say(f"LoRA in {len(adapters.modules)} layers: {trained_share(model)}")
+    return adapters
 
 
 def _reusable_weights(
