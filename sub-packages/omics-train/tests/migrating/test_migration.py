@@ -340,7 +340,7 @@ def test_test_and_predict_need_what_is_read_and_no_more():
     assert set(result.config["data_module"]) == {"path", "split", "batch_size"}
     assert result.config["trainer"] == {"accelerator": "cuda", "precision": "16-mixed"}
     assert result.config["embedding"] == {"pooling": "token:0+mean_after_first"}
-    assert result.config["ci_method"] == "wilson"
+    assert result.config["scoring"] == {"ci_method": "wilson"}
     changed = entry_of(result, "task[0].ci_method")
     assert (changed.kind, changed.why[:24]) == ("changed", "the normal approximation")
     assert result.verb == "test"
@@ -421,16 +421,72 @@ task: {_target_: bmfm_targets.config.TrainingTaskConfig, accelerator: tpu, ci_me
 def test_adapters_and_frozen_layers(old_file):
     result = migrate(
         old_file(
-            """
-trainer: {lora_config: {_target_: bmfm_targets.config.LoraConfigWrapper, r: 8, lora_alpha: 16, lora_dropout: 0.1, use_dora: true, target_modules: [query]}}
-task: {_target_: bmfm_targets.config.TrainingTaskConfig, freeze_layers: true}
+            r"""
+trainer: {lora_config: {_target_: bmfm_targets.config.LoraConfigWrapper, r: 8, lora_dropout: 0.1, target_modules: [query, key, dense], bias: none}}
+task: {_target_: bmfm_targets.config.TrainingTaskConfig, freeze_layers: '\.encoder\.|\.pooler\.'}
 """
         )
     )
-    kinds = {entry.old: entry.kind for entry in result.entries}
-    assert kinds["trainer.lora_config.r"] == "mapped"
-    assert kinds["trainer.lora_config.target_modules"] == "dropped"
-    assert kinds["task[0].freeze_layers"] != "dropped"
+    assert result.config["trainer"]["lora"] == {
+        "r": 8,
+        "alpha": 32,
+        "dropout": 0.1,
+        "use_dora": True,
+        "target_modules": ["qkv", "out", "up", "down"],
+    }
+    assert result.config["trainer"]["freeze"] == [r"encoder\.", r"pooler\."]
+    assert entry_of(result, "trainer.lora_config.bias").kind == "dropped"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "why"),
+    [
+        ("trainer: {lora_config: odd}", "trainer.lora_config", "'odd' is not known here; known are"),
+        ("trainer: {lora_config: {target_modules: [odd]}}", "trainer.lora_config.target_modules", "['odd'] is not known here"),
+        ("task: {freeze_layers: odd}", "task[0].freeze_layers", "'odd' names parameters of bmfm"),
+        ("task: {num_bootstrap_runs: 10}", "task[0].num_bootstrap_runs", "10 are too few for quantiles"),
+        ("task: {num_bootstrap_runs: 0}", "task[0].num_bootstrap_runs", "0: the method alone says"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_task_that_cannot_be_carried_over(text, key, why, old_file):
+    assert entry_of(migrate(old_file(text)), key).why.startswith(why)
+
+
+def test_adapters_by_the_name_of_a_model(old_file):
+    config = migrate(old_file("trainer: {lora_config: llama}\ntask: {freeze_layers: true}")).config
+    assert config["trainer"]["lora"] == {"r": 16, "alpha": 32, "dropout": 0.05, "use_dora": True}
+    assert config["trainer"]["freeze"] == [r"encoder\."]
+
+
+def test_value_encoders_and_vectors_of_genes(old_file):
+    result = migrate(
+        old_file(
+            """
+fields:
+  - {field_name: genes, pretrained_embedding: {filename: gene2vec.txt, embedding_indices_to_freeze: [1]}}
+  - field_name: expressions
+    tokenization_strategy: continuous_value_encoder
+    encoder_kwargs: {kind: scale_adapt, n_sin_basis: 12, basis_scale: 0.1, trainable: false, zero_as_special_token: false, shift: 0}
+trainer: {losses: [{field_name: expressions, name: mse, wced_target: all_genes}]}
+"""
+        )
+    )
+    assert result.config["fields"] == [
+        {
+            "field_name": "genes",
+            "encoder": "embedding",
+            "vectors": "gene2vec.txt",
+            "freeze_vectors": True,
+        },
+        {
+            "field_name": "expression",
+            "encoder": "sinusoid",
+            "zero_row": False,
+            "num_frequencies": 12,
+            "frequency_scale": 0.1,
+            "learned_frequencies": False,
+        },
+    ]
 
 
 # What is refused

@@ -16,6 +16,11 @@ ENCODERS = {
     "mlp_with_special_tokens": "leaky_mlp",
     "scale_adapt": "sinusoid",
 }
+FREQUENCIES = {
+    "n_sin_basis": "num_frequencies",
+    "basis_scale": "frequency_scale",
+    "trainable": "learned_frequencies",
+}
 # The bins of bmfm's own preprocessing, and the length of a cell, unless they are given.
 NUM_BINS = 10
 MAX_LENGTH = 512
@@ -130,11 +135,12 @@ def _input(draft: Draft, where: str, item: dict[str, Any], name: str) -> dict[st
     draft.drop(f"{where}.is_input", "true, as for every entry")
     entry: dict[str, Any] = {"field_name": name, "encoder": "embedding"}
     if item.get("tokenization_strategy", "tokenize") != "tokenize":
-        options = item.get("encoder_kwargs") or item.get("continuous_value_encoder_kwargs") or {}
-        kind = options.get("kind", "mlp_with_special_token_embedding")
-        entry["encoder"] = ENCODERS.get(kind, "leaky_mlp")
+        entry |= _value_encoder(draft, where, item)
     elif name == "expression":
         draft.set("tokenizer.num_bins", NUM_BINS)
+    vectors = draft.old.get(f"{where}.pretrained_embedding.filename")
+    if vectors is not None:
+        entry |= {"vectors": str(vectors), "freeze_vectors": True}
     if name == "perturbation":
         draft.set("tokenizer.perturbation", True)
     predicted = {
@@ -151,6 +157,28 @@ def _input(draft: Draft, where: str, item: dict[str, Any], name: str) -> dict[st
     else:
         entry["is_masked"] = True
         draft.change(f"{where}.is_masked", "")
+    return entry
+
+
+def _value_encoder(draft: Draft, where: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Return how values of a field become vectors."""
+    group = "encoder_kwargs" if item.get("encoder_kwargs") else "continuous_value_encoder_kwargs"
+    options = item.get(group) or {}
+    encoder = ENCODERS.get(options.get("kind", "mlp_with_special_token_embedding"), "leaky_mlp")
+    entry: dict[str, Any] = {"encoder": encoder}
+    if encoder != "mlp":
+        entry["zero_row"] = bool(options.get("zero_as_special_token", True))
+    for old, new in FREQUENCIES.items():
+        if options.get(old) is None:
+            continue
+        if encoder == "sinusoid":
+            entry[new] = options[old]
+        else:
+            draft.drop(f"{where}.{group}.{old}", f"{encoder} has no frequencies")
+    if options.get("trainable", True):
+        draft.change(f"{where}.{group}.trainable", "")
+    if encoder == "mlp":
+        draft.drop(f"{where}.{group}.zero_as_special_token", "mlp takes 0 as any value")
     return entry
 
 

@@ -40,6 +40,8 @@ DEFAULTS_OF_TRAINING = {
     "trainer.precision": "16-mixed",
     "trainer.accelerator": "auto",
 }
+ADAPTER_PRESETS = ("scbert", "default", "llama", "scmodernbert")
+ADAPTERS = {"r": 16, "alpha": 32, "dropout": 0.05, "use_dora": True}
 FRACTIONS = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 _KWARGS = "data_module.dataset_kwargs"
@@ -72,6 +74,7 @@ def finish(draft: Draft) -> None:
         _order(draft)
         _curriculum(draft)
         bmfm_model_section.model(draft)
+        _adapters(draft)
         draft.set_defaults(DEFAULTS_OF_TRAINING)
         if checkpoint:
             _leave_to_bundle(draft)
@@ -344,6 +347,17 @@ def _curriculum(draft: Draft) -> None:
         draft.set("trainer.curriculum", stages)
 
 
+def _adapters(draft: Draft) -> None:
+    value = draft.old.get("trainer.lora_config")
+    if value is None:
+        return
+    if isinstance(value, str) and value not in ADAPTER_PRESETS:
+        known = ", ".join(ADAPTER_PRESETS)
+        draft.drop("trainer.lora_config", f"{value!r} is not known here; known are {known}")
+        return
+    draft.set_defaults({f"trainer.lora.{key}": given for key, given in ADAPTERS.items()})
+
+
 def _leave_to_bundle(draft: Draft) -> None:
     """Take away what a bundle brings along; masks stay, which are the run's."""
     if any(item.get("is_masked") for item in draft.get("fields", [])):
@@ -373,9 +387,10 @@ def _leave_out_training(draft: Draft) -> None:
             "trainer.precision",
         )
     }
-    of_run = ("seed", "working_dir", "input_file", "checkpoint", "task", "ci_method")
+    of_run = ("seed", "working_dir", "input_file", "checkpoint", "task")
     for path, entry in draft.entries.items():
-        stays = entry.new in {*kept, *of_run} or path == "trainer.pooling_method"
+        stays = entry.new in {*kept, *of_run} or entry.new.startswith("scoring.")
+        stays = stays or path == "trainer.pooling_method"
         if entry.kind != DROPPED and not stays:
             draft.drop(path, _NOT_TRAINED)
     for section in ("tokenizer", "fields", "label_columns", "model", "data_module", "trainer"):

@@ -42,6 +42,20 @@ POOLINGS = {
 }
 ACCELERATORS = {"gpu": "cuda", "cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}
 PRECISIONS = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+FROZEN = {
+    r"\.encoder\.": r"encoder\.",
+    r"\.embeddings\.": r"embedding\.",
+    r"\.pooler\.": r"pooler\.",
+}
+ADAPTED = {
+    **dict.fromkeys(("query", "key", "value", "c_attn", "Wqkv"), ("qkv",)),
+    **dict.fromkeys(("c_fc1", "c_fc2", "Wi"), ("up",)),
+    "proj": ("out",),
+    "c_proj": ("down",),
+    "Wo": ("out", "down"),
+    "dense": ("out", "up", "down"),
+}
+MIN_RESAMPLES = 200
 CI_METHODS = {
     "wilson": "wilson",
     "bootstrap_quantiles": "bootstrap",
@@ -110,9 +124,33 @@ def ci_method(value: Any) -> Any:
     return one_of(CI_METHODS)(value)
 
 
+def num_bootstrap_runs(value: Any) -> Any:
+    """Return how often the test cells are drawn."""
+    if value == 0:
+        return Dropped("0: the method alone says whether cells are drawn")
+    if value < MIN_RESAMPLES:
+        return Dropped(f"{value} are too few for quantiles, and more cost no inference")
+    return value
+
+
 def freeze(value: Any) -> Any:
-    """Return what is frozen; false was nothing."""
-    return Dropped("false: nothing is frozen") if value is False else value
+    """Return patterns of what is frozen; true was the encoder, false nothing."""
+    if value is False:
+        return Dropped("false: nothing is frozen")
+    if value is True:
+        return [FROZEN[r"\.encoder\."]]
+    parts = str(value).split("|")
+    if any(part not in FROZEN for part in parts):
+        return Dropped(f"{value!r} names parameters of bmfm: write a pattern of ours instead")
+    return [FROZEN[part] for part in parts]
+
+
+def target_modules(value: Any) -> Any:
+    """Return which linear layers have adapters."""
+    names = [name for each in value for name in ADAPTED.get(str(each), ("",))]
+    if "" in names:
+        return Dropped(f"{value!r} is not known here; known are {', '.join(ADAPTED)}")
+    return list(dict.fromkeys(names))
 
 
 CONVERTERS: dict[str, Callable[[Any], Any]] = {
@@ -131,6 +169,8 @@ CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "metrics": metrics,
     "ci_method": ci_method,
     "freeze": freeze,
+    "num_bootstrap_runs": num_bootstrap_runs,
+    "target_modules": target_modules,
 }
 
 
