@@ -30,5 +30,5 @@ def test_without_a_copy_one_line_says_what_to_get(monkeypatch):
 
 
 def test_an_unknown_name_has_a_hint():
-    with pytest.raises(UnknownNameError, match="no dataset 'zheng'. Did you mean 'zheng68k'"):
+    with pytest.raises(UnknownNameError, match=r"no dataset 'zheng'\. Did you mean 'zheng68k'"):
         data_path(config_of(dataset="zheng"))

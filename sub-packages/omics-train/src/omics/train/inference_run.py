@@ -216,7 +216,8 @@ def test(config: RunConfig, folder: Path) -> None:
                     parts.append(best_class(by_name[name], batch)[0])
         for spec in specs:
             truth = truths[spec.name]
-            labelled = ~missing_labels(truth)
+            # A label above several classes says which of them are right, and not which one is.
+            labelled = ~missing_labels(truth) & ~np.isin(truth.astype(str), list(spec.nodes))
             if not labelled.any():
                 raise InputDataError(f"None of the {len(rows)} cells to test has a {spec.name!r}.")
             # The class number -1, of a cell that the model does not see, means no answer.
