@@ -15,8 +15,10 @@ from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, SampleGenes, TopGenes
 from omics.models import Bundle
 from omics.train.control_pairing import ControlPairing, Perturbations
+from omics.train.model_source import model_source
 from omics.train.run_config import PairingConfig
 from omics.train.train_run import prepare_training, train
+from omics.train.training_cells import TrainingCells
 
 STEPS = [LogNormalize(target_sum=1000), TopGenes(max_genes=6)]
 
@@ -230,3 +232,21 @@ def test_pairs_that_cannot_work_are_refused(cells, tmp_path, overrides, message)
     store = open_store(cells / "cells.store")
     with pytest.raises(ConfigError, match=message):
         prepare_training(composed(cells, tmp_path, *overrides), store)
+
+
+def test_validation_cells_without_controls_take_those_of_training(cells, tmp_path):
+    store = open_store(cells / "cells.store")
+    config = composed(cells, tmp_path)
+    kinds = np.asarray(store.obs["perturbation"])
+    one = set(kinds) - {"control", "no gene"}
+    held_out = min(one)
+    rows = {
+        "train": np.flatnonzero(kinds != held_out),
+        "validation": np.flatnonzero(kinds == held_out),
+    }
+    source = model_source(config, store.genes)
+    found = TrainingCells.of(config, store, source, rows, columns=())
+    assert np.array_equal(found.rows["validation"], rows["validation"])
+    assert set(kinds[found.rows["train"]]) == one - {held_out}
+    for pairs in found.pairing.values():
+        assert set(kinds[pairs.controls]) == {"control"}

@@ -8,6 +8,7 @@ from training_parts import (
     CLASSIFY,
     EXPRESSION,
     GENES,
+    LABEL,
     NUM_GENES,
     PRETRAIN,
     model_of,
@@ -334,3 +335,33 @@ def test_class_weights_average_one_over_the_cells():
     assert float((balanced[labels[:7]]).mean()) == pytest.approx(1.0)
     assert float(balanced[2] / balanced[0]) == pytest.approx(4.0)
     assert class_weights(labels, 3, 0.0).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_nothing_on_the_device():
+    from omics.train.batch_window import with_totals
+    from omics.train.training_step import training_step
+
+    losses = [
+        *PRETRAIN,
+        *CLASSIFY,
+        LossConfig(name="mae", field_name="expression", wced_target="non_input_genes"),
+        LossConfig(name="is_zero_focal", field_name="expression", wced_target="input_genes"),
+        LossConfig(name="mse", field_name="expression", mvc=True, ignore_zero=True),
+        *OF_LABELS,
+    ]
+    objective, plan = objective_of(losses, labels=[LABEL, *LABELS])
+    model = model_of(plan).cuda()
+    tokens = [random_tokens(6, seed=seed) for seed in (0, 1)]
+    for each in tokens:
+        each.labels = {**with_labels(each).labels, "cell_type": np.arange(6) % 3}
+    batches = [objective.prepare(each, epoch=0) for each in tokens]
+    ready = [batch.to("cuda") for batch in with_totals(batches, window=1)]
+    objective = objective.to("cuda")
+    training_step(model, ready[0], objective)[0].backward()  # Sets up what is set up once.
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training_step(model, ready[1], objective)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

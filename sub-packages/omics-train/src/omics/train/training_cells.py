@@ -80,13 +80,14 @@ class TrainingCells:
         if wants.column is not None:
             _check_pairs(source.tokenizer.fields, is_thinned=is_thinned)
             perturbations = Perturbations.read(store, wants)
-            for name, chosen in rows.items():
+            given = rows
+            for name, chosen in given.items():
                 has_controls = (perturbations.code[chosen] == -1).any()
                 pairs = ControlPairing.of(
                     store,
                     perturbations,
                     # A split by perturbation leaves all controls to the training cells.
-                    controls=chosen if has_controls else rows["train"],
+                    controls=chosen if has_controls else given["train"],
                     steps=steps if name == "train" else source.preprocessing,
                     training=name == "train",
                     seed=config.seed,

@@ -123,7 +123,7 @@ def whole_cells(
     expressed = values > 0
     if not split_by_input:
         chosen = _chosen(everything, expressed)
-        nothing = _chosen(everything, np.zeros(0, np.int64))
+        nothing = _chosen(everything, np.zeros(len(ids), np.bool_))
         return WholeCells(
             expressed=chosen, expressed_input=nothing, expressed_other=nothing, input=None
         )
@@ -163,5 +163,8 @@ def refuse_not_finite(values: Array, tokens: TokenBatch, name: str) -> None:
         )
 
 
-def _chosen(genes: CellGenes, which: Array) -> CellGenes:
+def _chosen(genes: CellGenes, mask: Array) -> CellGenes:
+    if mask.all():
+        return genes
+    which = np.flatnonzero(mask)  # Several times faster than a mask, three times over.
     return CellGenes(cell=genes.cell[which], gene=genes.gene[which], value=genes.value[which])
