@@ -388,6 +388,18 @@ def test_bioformers_on_adamson_has_linear_bins_of_the_values_as_they_are(old_fil
         migrate(old_file(json.dumps(settings), "settings.json"))
 
 
+def test_a_label_reads_a_class_token_of_its_own_only_where_there_is_one(old_file):
+    text = """
+label_columns: [{label_column_name: a, decode_from: 1}, {label_column_name: b, decode_from: 0}]
+task: {_target_: bmfm_targets.config.TrainingTaskConfig}
+"""
+    new = migrate(old_file(text))
+    assert new.config["label_columns"] == ["a", {"label_column_name": "b", "token": 0}]
+    assert entry_of(new, "label_columns[0].decode_from").why.startswith("a new model has one")
+    tuned = migrate(old_file(f"{text}checkpoint: several/tokens.ckpt"))
+    assert tuned.config["label_columns"][0] == {"label_column_name": "a", "token": 1}
+
+
 def test_values_that_mean_nothing_here_are_dropped_for_their_own_reason(old_file):
     result = migrate(
         old_file(

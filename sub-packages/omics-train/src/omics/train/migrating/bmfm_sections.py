@@ -65,7 +65,7 @@ def finish(draft: Draft) -> None:
     module = _data_module(draft)
     path = _path(draft, module)
     _split(draft, path, needed=tasks != ["predict"])
-    _labels(draft)
+    _labels(draft, one_class_token=not checkpoint)
     if trains:
         bmfm_inputs.losses(draft)
         bmfm_inputs.fields(draft)
@@ -277,10 +277,17 @@ def _split(draft: Draft, path: str, *, needed: bool) -> None:
     ]
 
 
-def _labels(draft: Draft) -> None:
+def _labels(draft: Draft, *, one_class_token: bool) -> None:
     """Set the label columns that a loss predicts, a plain name where there is nothing to add."""
     old = draft.old
     entries = _label_entries(draft)
+    for position, item in enumerate(entries):
+        if one_class_token and item.get("token"):
+            del item["token"]
+            draft.drop(
+                f"label_columns[{position}].decode_from",
+                "a new model has one class token: labels are read from the pooled row",
+            )
     place, numbers = f"{_KWARGS}.label_columns", f"{_KWARGS}.regression_label_columns"
     if entries:
         for each in (place, numbers):
