@@ -173,6 +173,7 @@ def export(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .h5ad file to write.")],
+    *,
     cells: Annotated[int, typer.Option(min=1, help="How many cells.")] = 1000,
     genes: Annotated[int, typer.Option(min=1, help="How many genes.")] = 2000,
     types: Annotated[int, typer.Option(min=1, help="How many cell types.")] = 5,

@@ -17,7 +17,8 @@ from omics.data.errors import ConfigError, OmicsError, nearest
 
 Job = Callable[[Any, Path], None]
 
-_MULTIRUN = ("-m", "--multirun")
+# Options of Hydra that take a value.
+_WITH_VALUE = ("-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package")
 
 
 def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
@@ -41,7 +42,7 @@ def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
     register_schema()
     # Hydra prints and exits by itself unless told to raise; ours is the one place for errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"omics-train {verb}", *_multirun_first(arguments)]
+    sys.argv = [f"omics-train {verb}", *_options_first(arguments)]
 
     failures: list[OmicsError] = []
 
@@ -92,10 +93,19 @@ def _refuse_unset(key: str, value: str) -> Any:
     raise ConfigError(f"{key} is not set: add {key}={value}.")
 
 
-def _multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `-m` in front: behind an override Hydra would not see it."""
-    flags = [a for a in arguments if a in _MULTIRUN]
-    return [*flags[:1], *(a for a in arguments if a not in _MULTIRUN)]
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the options, then the overrides: Hydra does not find one behind the other."""
+    options, overrides = [], []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in _WITH_VALUE and left:
+            options.append(left.pop(0))
+    return [*options, *overrides]
 
 
 def _explain(error: Exception) -> str:
