@@ -221,10 +221,7 @@ def gradient_reversal(study: Study) -> None:
     study.make_cells("--marker-fold 6 --batches 3 --batch-effect 0.5")
     plain = "label_columns=[cell_type]"
     study.train("plain", plain, recipe="wced_multitask")
-    both = (
-        "label_columns.0.label_column_name=cell_type label_columns.1.label_column_name=batch"
-        ""
-    )
+    both = "label_columns.0.label_column_name=cell_type label_columns.1.label_column_name=batch"
     study.train("reversed", both, recipe="grl")
     train, test = study.rows("train"), study.rows("test")
     for name, x in (
@@ -318,7 +315,9 @@ def shares_hidden(study: Study, name: str) -> Any:
         hidden += np.bincount(np.asarray(batch.questions["expression"].genes), minlength=len(names))
         shown += np.bincount(np.asarray(batch.tokens.fields["genes"]), minlength=len(names))
     often = shown >= 20
-    return pd.Series(hidden[often] / shown[often], [n for n, o in zip(names, often, strict=True) if o])
+    return pd.Series(
+        hidden[often] / shown[often], [n for n, o in zip(names, often, strict=True) if o]
+    )
 
 
 def thin(source: Path, out: Path, *, share: float, seed: int) -> None:
@@ -393,7 +392,9 @@ def main() -> None:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{name}.svg").write_bytes(figure(study))
         for score in study.scores:
-            print(f"{score.what}, {score.of}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
+            print(
+                f"{score.what}, {score.of}: {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+            )
 
 
 if __name__ == "__main__":
