@@ -97,18 +97,29 @@ def test_intervals_resample_cells_and_not_tokens():
     assert interval.high - interval.low == pytest.approx(of_tokens.high - of_tokens.low, rel=0.35)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_cells_that_all_agree_have_the_interval_of_so_many_observations(share):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_tokens_that_are_all_right_or_all_wrong_have_an_interval_of_as_many_cells(share):
     cell = np.repeat(np.arange(5), 4)
     truth = np.zeros(20, int)
-    predicted = np.tile(np.arange(4) >= 4 * share, 5).astype(int)
+    predicted = np.full(20, int(not share))
     scores = HiddenScores(kind="bins")
     scores.add(cell, 5, truth=truth, predicted=predicted)
-    expected = wilson_interval(5 * share, 5)
-    assert by_name(scores)["exact"].interval == expected
+    assert by_name(scores)["exact"].interval == wilson_interval(int(5 * share), 5)
     alone = HiddenScores(kind="bins")
     alone.add(cell[:4], 1, truth=truth[:4], predicted=predicted[:4])
-    assert by_name(alone)["exact"].interval == wilson_interval(share, 1)
+    assert by_name(alone)["exact"].interval == wilson_interval(int(share), 1)
+
+
+def test_of_a_single_cell_nothing_is_known_and_of_equal_ones_there_is_no_spread():
+    cell = np.repeat(np.arange(5), 4)
+    truth, predicted = np.zeros(20, int), np.tile([0, 0, 0, 1], 5)
+    alone, equal = HiddenScores(kind="bins"), HiddenScores(kind="bins")
+    alone.add(cell[:4], 1, truth=truth[:4], predicted=predicted[:4])
+    found = by_name(alone)["exact"].interval
+    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
+    equal.add(cell, 5, truth=truth, predicted=predicted)
+    found = by_name(equal)["exact"].interval
+    assert (found.value, found.low, found.high) == (0.75, 0.75, 0.75)
 
 
 def test_batches_do_not_matter():

@@ -4,9 +4,9 @@
   their hidden tokens: a binomial interval over tokens would be far too narrow.
 - Only sums over the tokens of each cell are kept, so memory grows with cells and not with tokens.
 - A figure is over the cells that have a token of its kind: the others say nothing of it.
-- Where all cells agree, resamples cannot differ; a share then has the interval of Wilson with as many
-  observations as cells. Of a single cell nothing is known of the spread: an error has the interval
-  from 0 to infinity.
+- Resamples of tokens that are all right, or all wrong, cannot differ; such a share has the interval of
+  Wilson with as many observations as cells. Of a single cell nothing is known of the spread: any other
+  number has the widest interval that there is.
 """
 
 from __future__ import annotations
@@ -258,25 +258,22 @@ class HiddenScores:
             values=lambda weights: np.asarray((weights @ counted) / (weights @ among)),
             bounds=(0.0, np.inf if self.kind == "numbers" else 1.0),
         )
-        return _Mean(metric=metric, tokens=int(among.sum()), of_cells=counted / among)
+        return _Mean(metric=metric, tokens=int(among.sum()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mean:
-    """A mean over hidden tokens as a metric over cells, and the mean of each cell alone [n]."""
+    """A mean over hidden tokens as a metric over cells, and the number of the tokens."""
 
     metric: CellMetric
     tokens: int
-    of_cells: Array
 
     def interval(self, ci_method: str | None, options: Mapping[str, Any]) -> Interval:
-        """Return the interval over cells; see the head of this file for cells that all agree."""
+        """Return the interval over cells; see the head of this file for shares of 0 and 1."""
         metric = self.metric
-        if metric.bounds[1] == 1.0 and np.ptp(self.of_cells) == 0:
-            share = float(self.of_cells[0])
-            return wilson_interval(
-                share * metric.num_cells, metric.num_cells, level=options["level"]
-            )
+        if metric.bounds[1] == 1.0 and metric.value in (0.0, 1.0):
+            right = metric.num_cells if metric.value else 0
+            return wilson_interval(right, metric.num_cells, level=options["level"])
         return _resampled(metric, ci_method, options)
 
 

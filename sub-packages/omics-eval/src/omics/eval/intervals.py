@@ -128,11 +128,11 @@ def mean_metric(
     )
 
 
-def wilson_interval(successes: float, total: int, *, level: float = 0.95) -> Interval:
+def wilson_interval(successes: int, total: int, *, level: float = 0.95) -> Interval:
     """Return the score interval of a proportion.
 
     Args:
-        successes: cells that are right, or the sum of their shares where each is right in part.
+        successes: cells that are right.
         total: cells that were asked.
         level: coverage wanted, in (0, 1).
 
@@ -473,7 +473,7 @@ def _check_level(level: float) -> None:
         )
 
 
-def _check_proportion(successes: float, total: int, level: float) -> None:
+def _check_proportion(successes: int, total: int, level: float) -> None:
     _check_level(level)
     if total < 1 or not 0 <= successes <= total:
         raise UsageError(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from omics.models import Bundle
     from omics.models.model_config import FieldHeadConfig
     from omics.tokenizers import FieldSpec, TokenBatch
+    from omics.train.masking import MaskPlan
     from omics.train.run_config import RunConfig
     from omics.train.training_batch import Questions
 
@@ -175,6 +176,8 @@ def score_hidden_fields(
         ConfigError: ratios that are none, or that do not go together.
         InputDataError: nothing was hidden, or a value that is not finite.
     """
+    assert reads_cells(bundle.tokenizer)
+    masks = mask_plan(config, bundle.tokenizer, [field.spec for field in fields])
     guesses = _guesses(config, bundle, store, fields)
     methods = {field.spec.name: _methods(field, guesses[field.spec.name]) for field in fields}
     scores = {
@@ -184,7 +187,9 @@ def score_hidden_fields(
         }
         for name, field in ((field.spec.name, field) for field in fields)
     }
-    for field, cell, num_cells, asked, answers in _answers(config, bundle, store, rows, fields):
+    for field, cell, num_cells, asked, answers in _answers(
+        config, bundle, store, rows, fields, masks
+    ):
         name = field.spec.name
         genes, truth = field.gene_of(asked.genes), field.truth(asked.values)
         for method, of_gene in methods[name].items():
@@ -202,12 +207,11 @@ def _answers(
     store: CellStore,
     rows: Array,
     fields: Sequence[HiddenField],
+    masks: MaskPlan,
 ) -> Iterator[tuple[HiddenField, Array, int, Questions, Array]]:
     """Yield, batch by batch and field by field, the cells of hidden tokens and what heads say."""
     data = config.data_module
     device = choose_device(config.trainer.accelerator)
-    assert reads_cells(bundle.tokenizer)
-    masks = mask_plan(config, bundle.tokenizer, [field.spec for field in fields])
     _, batches = token_batches(
         bundle,
         store,
@@ -254,7 +258,7 @@ class _SeenInTraining:
 
     Attributes:
         field: that is read.
-        sums: float64 or int64 [genes, columns]: how often each bin or id; of numbers, how many and
+        sums: float64 [genes, columns]: how often each bin or id; of numbers, how many and
             their sum.
     """
 
