@@ -188,7 +188,7 @@ def score_hidden_fields(
         for name, field in ((field.spec.name, field) for field in fields)
     }
     for field, cell, num_cells, asked, answers in _answers(
-        config, bundle, store, rows, fields, masks
+        config, bundle, store, rows, fields, masks=masks
     ):
         name = field.spec.name
         genes, truth = field.gene_of(asked.genes), field.truth(asked.values)
@@ -207,6 +207,7 @@ def _answers(
     store: CellStore,
     rows: Array,
     fields: Sequence[HiddenField],
+    *,
     masks: MaskPlan,
 ) -> Iterator[tuple[HiddenField, Array, int, Questions, Array]]:
     """Yield, batch by batch and field by field, the cells of hidden tokens and what heads say."""
