@@ -17,7 +17,7 @@ from omics.data.export import write_h5ad
 from omics.data.synthetic import synthesize
 from omics.data.transforms import AllGenes, LogBins
 from omics.eval.results import read_results
-from omics.models import Bundle, ModelConfig, OmicsModel
+from omics.models import Bundle, ConversionOptions, ModelConfig, OmicsModel, convert_checkpoint
 from omics.models.model_config import FieldHeadConfig, FieldInput
 from omics.tokenizers import GeneBinTokenizer, LabelSpec
 from omics.train import hidden_field_scoring
@@ -280,6 +280,58 @@ def test_bioformers_fault_one_bin_beside_never_crosses_a_gene(folder, tmp_path):
     assert everything == pytest.approx(near)
     guessed = rows[COMMONEST, "exact"]
     assert 0 < guessed.value < 1
+
+
+def published(store, target):
+    """Write a bare state dict as Bioformers published it, with random weights; return its bundle."""
+    from transformers import BertConfig, BertModel
+
+    num_ids = 40 * 12 + 1
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 128}
+    heads = {"num_attention_heads": 1, "max_position_embeddings": 40}
+    model = torch.nn.Module()
+    model.Bert = BertModel(BertConfig(vocab_size=num_ids, **sizes, **heads))
+    model.ClassificationHead = torch.nn.Sequential(
+        torch.nn.GELU(),
+        torch.nn.LayerNorm(32, eps=1e-12),
+        torch.nn.Dropout(0.1),
+        torch.nn.Linear(32, num_ids),
+    )
+    torch.save(model.state_dict(), target / "bioformers.pt")
+    (target / "genes.txt").write_text("\n".join(store.genes.ids.tolist()))
+    options = ConversionOptions(genes=target / "genes.txt", num_bins=12)
+    bundle = convert_checkpoint(
+        target / "bioformers.pt", known_as="bioformers-log", options=options
+    )
+    bundle.save(target / "bundle")
+    return target / "bundle"
+
+
+def test_a_published_checkpoint_is_tested_and_trained_on(folder, tmp_path):
+    store = open_store(folder / "prepared/cells.store")
+    bundle = published(store, tmp_path)
+    before = scores_of(folder, bundle, tmp_path / "before")
+    split = load_split(folder / "prepared/split.parquet", store)
+    assert before[MODEL, "exact"].n == 4 * split.sizes["test"]
+    settings = [
+        *cells_of(folder),
+        f"checkpoint={bundle}",
+        f"working_dir={tmp_path}/run",
+        "fields=[{field_name: gene_bins, encoder: embedding, is_masked: true}]",
+        "trainer.losses=[{field_name: gene_bins, name: cross_entropy}]",
+        "data_module.augmentations=[]",
+        "data_module.change_ratio=0.1",
+        "data_module.nonzero_ratio=0.5",
+        "trainer.max_epochs=3",
+        "trainer.encoder_learning_rate=null",
+        "trainer.learning_rate=0.01",
+    ]
+    run_tasks(compose("finetune", settings), tmp_path / "run")
+    after = scores_of(folder, tmp_path / "run/bundle", tmp_path / "after")
+    assert after[MODEL, "exact"].value > before[MODEL, "exact"].value
+    # Both were asked the same: guesses and numbers of tokens are equal.
+    for method in (COMMONEST, ZERO):
+        assert after[method, "exact"].value == before[method, "exact"].value
 
 
 def test_bioformers_fault_composite_answers_are_of_the_gene_that_is_asked(folder):
