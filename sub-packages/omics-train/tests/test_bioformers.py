@@ -422,7 +422,12 @@ def test_without_training_cells_there_is_no_guess_from_them(folder, tmp_path, ca
         tmp_path / "t",
         f"data_module.split={tmp_path}/all_test.parquet",
     )
-    assert "note: the split has no train cells" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: the split has no train cells" in said
+    exact = rows[MODEL, "exact"]
+    assert f"hidden:expression: exact {exact.value:.3f} [{exact.low:.3f}," in said
+    assert f"hidden:expression, {MODEL} minus {ZERO}: exact_difference" in said
+    assert f"hidden:expression, {ZERO}" not in said
     assert {method for method, _ in rows} == {MODEL, ZERO, f"{MODEL} minus {ZERO}"}
 
 

@@ -222,10 +222,10 @@ def test(config: RunConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / "results.parquet", results)
     for row in results:
-        say(
-            f"{row.task}, {row.method}: {row.metric} {row.value:.3f} "
-            f"[{row.low:.3f}, {row.high:.3f}], n {row.n:,}"
-        )
+        if row.bundle:  # Those of guesses are in the file.
+            compared = f", {row.method}" if row.metric.endswith("_difference") else ""
+            interval = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            say(f"{row.task}{compared}: {row.metric} {interval}, n {row.n}")
 
 
 def _score_labels(
