@@ -20,6 +20,7 @@ import torch
 
 from omics.data.errors import ConfigError
 from omics.models.attention import attention_weights
+from omics.models.encoder import Block
 from omics.models.model_config import PLACE_PREFIX, pooling_parts
 from omics.models.ragged_layout import RaggedLayout
 
@@ -111,7 +112,7 @@ def _recorded(model: OmicsModel) -> Iterator[list[Tensor]]:
         weights.append(weights_HTT.mean(0))
         return torch.einsum("hts,shd->thd", weights_HTT, v_THD)
 
-    blocks = list(model.encoder.layers)
+    blocks = [block for block in model.encoder.layers if isinstance(block, Block)]
     usual = [block.backend for block in blocks]
     try:
         for block in blocks:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from omics.data.storage.store import CellStore
+    from omics.eval.results import EvalResult
     from omics.models.bundle import Bundle
 
     OneBundle = Bundle | str | Path
@@ -43,6 +44,7 @@ TOP_GENES = "top_genes"
 CHECKS = "checks"
 TABLES = (ATTRIBUTIONS, TOP_GENES, CHECKS)
 FIGURE = "top_genes.svg"
+_NAMES_IN_A_LINE = 8
 FORMATS = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 
 
@@ -54,7 +56,8 @@ class Attribution:
         top_genes: a row for each listed gene of each class: `label`, `class`, `rank`, `gene`,
             `symbol`, `score` (the mean) with `low` and `high`, `cells` (of the class),
             `cells_with_gene`, and of the test against 0 `t`, `p` and `p_holm`.
-        checks: rows of `EvalResult`; none if none were asked for.
+        checks: what was checked; empty if it was not asked for.
+        classes: that were explained, in the order of the label.
         num_cells: that were explained.
         num_unseen: of the cells drawn, those of which the model sees no gene.
         coverage: how well the genes of the cells are known.
@@ -64,11 +67,29 @@ class Attribution:
     """
 
     top_genes: pd.DataFrame
-    checks: pd.DataFrame
+    checks: list[EvalResult]
+    classes: list[str]
     num_cells: int
     num_unseen: int
     coverage: str
     scores: pd.DataFrame | None = None
+
+    def lines(self) -> list[str]:
+        """Return the result in lines for people: top genes by class, then the checks."""
+        unseen = f"; the model sees no gene of {self.num_unseen:,} more" if self.num_unseen else ""
+        lines = [self.coverage, f"{self.num_cells:,} cells explained{unseen}"]
+        symbols = self.top_genes.groupby("class", sort=False)["symbol"]
+        named = {
+            str(name): ", ".join(of_class.head(_NAMES_IN_A_LINE)) for name, of_class in symbols
+        }
+        nothing = "no gene argues for it; the cells have it by what they lack"
+        lines += [f"{name}: {named.get(name, nothing)}" for name in self.classes]
+        for row in self.checks:
+            of_class = row.task.partition("=")[2]
+            about = f" ({of_class})" if of_class else ""
+            interval = "" if np.isnan(row.low) else f" [{row.low:.3g}, {row.high:.3g}]"
+            lines.append(f"{row.metric}{about}: {row.value:.3g}{interval}, n {row.n}")
+        return lines
 
 
 def attribute(
@@ -204,12 +225,13 @@ def _result(
 ) -> tuple[Attribution, dict[str, pa.Table]]:
     """Return the result of a run whose scores were read, and its small tables."""
     tables = {TOP_GENES: run.top_genes()}
-    checks = results_table(run.checks(others) if options.checks else [])
+    checks = run.checks(others) if options.checks else []
     if options.checks:
-        tables[CHECKS] = checks
+        tables[CHECKS] = results_table(checks)
     found = Attribution(
         top_genes=tables[TOP_GENES].to_pandas(),
-        checks=checks.to_pandas(),
+        checks=checks,
+        classes=list(run.top_names()),
         num_cells=run.num_explained,
         num_unseen=run.num_asked - run.num_seen,
         coverage=run.coverage,

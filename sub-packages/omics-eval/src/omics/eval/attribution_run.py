@@ -80,7 +80,8 @@ class AttributionRun:
         )
         least = Readout.of(bundle.model.model_config, pooling=POOLED).min_tokens
         self._least_tokens = max(bound.num_special + 1, least)
-        self._num_genes = len(bundle.tokenizer.vocabulary)
+        names = GeneNames.of(bundle.tokenizer)
+        self._num_genes = len(names.genes)
         self._parts: list[ExplainedCells] = []
         self.label = self._explainer.spec.name
         self.class_names = self._explainer.class_names
@@ -92,7 +93,7 @@ class AttributionRun:
             label=self.label,
             classes=self.class_names,
             cells=store.obs.names,
-            genes=GeneNames.of(bundle.tokenizer),
+            genes=names,
             fields=[f.name for f in bundle.model.model_config.fields] if by_gradients else (),
             metadata={
                 "bundle_digest": bundle.digest,
@@ -206,7 +207,7 @@ class AttributionRun:
                 bundle=other.digest,
             )
             for found in self._by_class
-            if (name := names[found.class_number]) in theirs
+            if len(found.top) and (name := names[found.class_number]) in theirs
         ]
 
     def _blank(self, found: ClassGenes | None = None) -> EvalResult:

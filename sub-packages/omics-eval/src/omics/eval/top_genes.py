@@ -80,10 +80,10 @@ class ClassGenes:
 
         Returns:
             Its mean over splits and the 2.5 and 97.5 per cent quantiles; None for fewer than four
-            cells.
+            cells, or where no gene argues for the class.
         """
         num_cells = self.num_cells
-        if num_cells < MIN_CELLS_OF_HALVES:
+        if not len(self.top) or num_cells < MIN_CELLS_OF_HALVES:
             return None
         draws = np.random.default_rng([seed, self.class_number]).random((NUM_SPLITS, num_cells))
         first = (draws.argsort(axis=1) < num_cells // 2).astype(np.float64)
@@ -132,7 +132,7 @@ def _tested(number: int, scores: csr_matrix, num_top: int) -> ClassGenes:
     squares = np.bincount(
         scores.indices, (scores.data - means[scores.indices]) ** 2, minlength=len(means)
     )
-    squares += (num_cells - shown) * means**2
+    squares = squares + (num_cells - shown) * means**2
     with np.errstate(divide="ignore", invalid="ignore"):
         t = means / np.sqrt(squares / (num_cells * max(num_cells - 1, 1)))
     t = np.where((shown > 0) & (num_cells > 1) & ~np.isnan(t), t, np.nan)
