@@ -96,4 +96,4 @@ def planted(folder: Path) -> Planted:
     bundle = bundle_of(list(adata.var_names), [spec])
     fit(bundle, store, "cell_type", steps=40)
     bundle.save(folder / "bundle")
-    return Planted(adata=adata, store=store, bundle=bundle)
+    return Planted(adata=adata, store=store, bundle=Bundle.load(folder / "bundle"))
