@@ -103,8 +103,9 @@ class DataConfig:
             (test) or all.
         batch_size: cells per micro-batch of a training; null takes 32. Of `test` and `predict`,
             the most cells at once; null sets no limit but that of the tokens.
-        batch_tokens: of `test`, `predict` and `interpret`: the most tokens at once (a longer cell is run alone);
-            null takes what suits the task and the device. No answer depends on it.
+        batch_tokens: of `test`, `predict` and `interpret`: the most tokens at once (a longer cell is
+            run alone); null takes what suits the task and the device. No number of `test` and
+            `predict` depends on it.
         order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
             `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
@@ -499,7 +500,8 @@ class RunConfig:
         checkpoint: a bundle folder or `hf:owner/name` to start from.
         overwrite: replace the results of an earlier run in `working_dir`.
         seed: of weights, order, dropout and masks.
-        task: `train`, `test`, `predict`, `interpret`; a list runs in order, handing the new bundle on.
+        task: `train`, `test`, `predict`, `interpret`; a list runs in order, handing the new bundle
+            on.
         fields: inputs of a new model.
         label_columns: obs columns to learn: names, or mappings with the keys of
             `omics.train.label_columns.LabelColumn`.
