@@ -173,8 +173,17 @@ def export(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .h5ad file to write.")],
+    *,
     cells: Annotated[int, typer.Option(min=1, help="How many cells.")] = 1000,
     genes: Annotated[int, typer.Option(min=1, help="How many genes.")] = 2000,
+    types: Annotated[int, typer.Option(min=1, help="How many cell types.")] = 5,
+    batches: Annotated[int, typer.Option(min=1, help="How many batches, of two donors each.")] = 2,
+    marker_fold: Annotated[
+        float, typer.Option(min=1, help="How many times as much a type expresses its markers.")
+    ] = 12.0,
+    batch_effect: Annotated[
+        float, typer.Option(min=0, max=10, help="How much batches differ: sigma of log factors.")
+    ] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same data.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -184,7 +193,17 @@ def synthesize(
     from omics.data.synthetic import synthesize as make_up
 
     require_free(out, overwrite=overwrite)
-    write_h5ad(make_up(cells, genes, seed=seed), out, overwrite=overwrite)
+    made = make_up(
+        cells,
+        genes,
+        num_types=types,
+        num_batches=batches,
+        num_donors=2 * batches,
+        marker_fold=marker_fold,
+        batch_effect=batch_effect,
+        seed=seed,
+    )
+    write_h5ad(made, out, overwrite=overwrite)
     say(f"wrote {out}: {cells:,} cells x {genes:,} genes")
     say(f"next: omics-data check {shlex.quote(str(out))}")
 

@@ -91,17 +91,20 @@ class Asked:
 def with_label_losses(
     losses: Sequence[LossConfig], labels: Sequence[LabelSpec]
 ) -> list[LossConfig]:
-    """Return the losses; if there are none, one for each label column.
+    """Return the losses, with one for each label column that no loss is about.
 
     Args:
         losses: of the configuration.
         labels: the label columns.
     """
-    if losses:
-        return list(losses)
+    about = {loss.label_column_name for loss in losses}
     return [
-        LossConfig(name=DEFAULT_LABEL_LOSS[spec.kind], label_column_name=spec.name)
-        for spec in labels
+        *losses,
+        *(
+            LossConfig(name=DEFAULT_LABEL_LOSS[spec.kind], label_column_name=spec.name)
+            for spec in labels
+            if spec.name not in about
+        ),
     ]
 
 
