@@ -23,7 +23,9 @@ from omics.eval import attribute, attribute_files
 from omics.eval.attribution_run import drawn_rows
 from omics.eval.explained_cells import AttributionOptions
 from omics.eval.results import read_results
-from omics.tokenizers import LabelSpec
+from omics.models import Bundle, ModelConfig, OmicsModel
+from omics.models.model_config import FieldInput, LabelHeadConfig
+from omics.tokenizers import LabelSpec, SequenceTokenizer
 
 TYPES = ("type0", "type1", "type2")
 QUICK = {"steps": 8, "num_top": 6, "max_cells": 40, "device": "cpu"}
@@ -204,6 +206,23 @@ def test_a_class_without_a_gene_that_argues_for_it_is_named(found):
     lines = replace(found, top_genes=without).lines()
     assert "type1: no gene argues for it; the cells have it by what they lack" in lines
     assert any(line.startswith("type0: ") and line.count(", ") == 5 for line in lines)
+
+
+def test_a_bundle_of_sequences_is_refused(planted_cells):
+    sequences = SequenceTokenizer()
+    (spec,) = sequences.fields
+    fields = (
+        FieldInput(name=spec.name, encoder="embedding", vocabulary_size=spec.vocabulary_size),
+    )
+    sizes = {"hidden_size": 8, "num_layers": 1, "num_heads": 1, "intermediate_size": 8}
+    heads = (LabelHeadConfig(name="kind", num_classes=2),)
+    bundle = Bundle(
+        model=OmicsModel.build(ModelConfig(fields=fields, labels=heads, **sizes), seed=0),
+        tokenizer=sequences,
+        label_specs=[LabelSpec(name="kind", classes=("x", "y"))],
+    )
+    with pytest.raises(UsageError, match="'sequence' tokenizer and cannot read cells"):
+        attribute(planted_cells.store, bundle, **QUICK)
 
 
 def test_cells_are_drawn_by_the_seed_and_kept_in_order():

@@ -129,7 +129,7 @@ def _tested(number: int, scores: csr_matrix, num_top: int) -> ClassGenes:
     shown = np.asarray(scores.getnnz(axis=0), np.int64)
     means = scores.sum(axis=0).A1 / num_cells
     # Deviations of the entries, and those of the zeros that are not stored: no cancellation.
-    squares = np.bincount(
+    squares: Array = np.bincount(
         scores.indices, (scores.data - means[scores.indices]) ** 2, minlength=len(means)
     )
     squares = squares + (num_cells - shown) * means**2
