@@ -80,8 +80,8 @@ def test_rank_correlations_are_those_of_scipy_with_ties():
 
 def test_a_shuffled_model_has_the_same_weights_in_another_order():
     model = bundle_of(GENES, [KIND]).model
-    head = shuffled_model(model, prefix="label_heads.0.", seed=1)
-    whole = shuffled_model(model, prefix="", seed=1)
+    head = shuffled_model(model, prefix="label_heads.0.", seed=[1])
+    whole = shuffled_model(model, prefix="", seed=[1])
     own = dict(model.named_parameters())
     for name, weights in head.named_parameters():
         assert torch.equal(weights, own[name]) != (name == "label_heads.0.decoder.weight") or (

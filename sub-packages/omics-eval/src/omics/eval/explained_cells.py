@@ -41,7 +41,6 @@ METHODS = ("integrated_gradients", "rollout")
 TARGETS = ("predicted", "every")
 # What a number has in place of a class.
 VALUE = "value"
-SHUFFLED = ("head", "model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +152,8 @@ class Explainer:
         self._model = bundle.model.eval().to(device)
         names = [label.name for label in self._model.model_config.labels]
         head = f"label_heads.{names.index(self.spec.name)}."
-        prefixes = {"head": head, "model": ""} if options.checks else {}
-        self._shuffled = {
-            name: shuffled_model(self._model, prefix=prefix, seed=options.seed)
-            for name, prefix in prefixes.items()
-        }
+        # What is shuffled, by the name of the check.
+        self._shuffled = {"head": head, "model": ""} if options.checks else {}
 
     def explain(self, batch: TokenBatch, *, seen: Array) -> ExplainedCells:
         """Return the scores of the genes of some cells.
@@ -203,7 +199,10 @@ class Explainer:
         index, offsets = _entries(batch, is_gene, cell)
         rounds = np.repeat(place, np.diff(offsets))
         scores = total[index, rounds]
-        for name, model in self._shuffled.items():
+        for name, prefix in self._shuffled.items():
+            # Shuffled anew for each batch: a single order may by chance turn all scores round.
+            first = int(batch.rows[0])
+            model = shuffled_model(self._model, prefix=prefix, seed=[options.seed, first])
             others = self._scores(model, batch, compared, targets)
             other = np.sum(list(others.values()), axis=0)[index, rounds]
             measured[f"correlation_shuffled_{name}"] = rank_correlations(offsets, scores, other)
@@ -315,7 +314,7 @@ def rank_correlations(offsets: Array, first: Array, second: Array) -> Array:
     return np.where(spread > 0, mean(x * y) / np.where(spread > 0, spread, 1), np.nan)
 
 
-def shuffled_model(model: OmicsModel, *, prefix: str, seed: int) -> OmicsModel:
+def shuffled_model(model: OmicsModel, *, prefix: str, seed: Sequence[int]) -> OmicsModel:
     """Return a copy whose trained weights are shuffled, each tensor within itself.
 
     Sizes and spread of the weights stay, and what was learned goes: what explains the model must
@@ -324,9 +323,10 @@ def shuffled_model(model: OmicsModel, *, prefix: str, seed: int) -> OmicsModel:
     Args:
         model: left as it is.
         prefix: of the names of the weights that are shuffled.
-        seed: of the order.
+        seed: of the order, in numbers of 0 and more.
     """
-    generator = torch.Generator().manual_seed(seed)
+    (state,) = np.random.SeedSequence(seed).generate_state(1, np.uint32)
+    generator = torch.Generator().manual_seed(int(state))
     other = copy.deepcopy(model)
     with torch.no_grad():
         for name, weights in other.named_parameters():
