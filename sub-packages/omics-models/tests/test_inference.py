@@ -11,8 +11,17 @@ from omics.data.converting.conversion import convert
 from omics.data.errors import ConfigError, UsageError
 from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, TopGenes
-from omics.models import Bundle, OmicsModel, embed_cells, embed_genes, run_cells, run_tokens
-from omics.models.inference import MIN_TOKENS, bind_genes, choose_device, token_batches
+from omics.models import (
+    Bundle,
+    OmicsModel,
+    embed_cells,
+    embed_genes,
+    field_outputs,
+    run_cells,
+    run_tokens,
+    token_batches,
+)
+from omics.models.inference import MIN_TOKENS, bind_genes, choose_device
 from omics.models.model_config import FieldInput
 from omics.tokenizers import GeneTokenizer, RankValueTokenizer, SequenceTokenizer, Vocabulary
 
@@ -96,6 +105,30 @@ def test_a_cell_is_bit_equal_alone_and_in_any_batch(bundle, store, threads):
         check(all_results(bundle, store, rows, **size, **options), rows)
     shuffled = np.random.default_rng(0).permutation(NUM_CELLS)
     check(all_results(bundle, store, shuffled, batch_size=33, **options), shuffled)
+
+
+def test_heads_on_tokens_answer_for_the_tokens_that_are_asked(bundle, store):
+    rows = np.array([7, 3, 150, 20])
+    bound, batches = token_batches(bundle, store, rows=rows, batch_tokens=130)
+    assert bound.coverage.num_known == 200
+    batches = list(batches)
+    assert len(batches) > 1
+    assert np.concatenate([batch.rows for batch in batches]).tolist() == rows.tolist()
+    names = [head.name for head in bundle.model.model_config.field_heads]
+    assert names
+    for batch in batches:
+        asked = np.arange(1, batch.num_tokens, 3)
+        found = field_outputs(bundle.model, batch, dict.fromkeys(names, asked))
+        with torch.no_grad():
+            tokens = dict.fromkeys(names, torch.from_numpy(asked))
+            expected = bundle.model(batch.to_torch("cpu"), field_tokens=tokens).fields
+        for name in names:
+            assert found[name].dtype == torch.float32
+            torch.testing.assert_close(found[name], expected[name])
+    with pytest.raises(ConfigError, match="precision is '16'"):
+        field_outputs(bundle.model, batches[0], {}, precision="16")
+    with pytest.raises(UsageError, match="batch_tokens is 0; it must be at least 1"):
+        token_batches(bundle, store, batch_tokens=0)
 
 
 @pytest.mark.parametrize("layer", [None, 1])

@@ -49,7 +49,14 @@ TERMS = {
     "pretrain": {"expression_masked_mse_loss", "expression_wced_mse_loss"},
 }
 # Verbs that need a checkpoint, or cells of their own, have tests of their own.
-ELSEWHERE = {"finetune", "test", "predict"}
+ELSEWHERE = {
+    "finetune",
+    "test",
+    "predict",
+    "bioformers",
+    "bioformers_linear",
+    "bioformers_test",
+}
 
 
 @pytest.fixture(scope="module")

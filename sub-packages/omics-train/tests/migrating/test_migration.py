@@ -363,13 +363,18 @@ def test_bioformers_settings():
     assert result.kind == "bioformers"
     assert config["data_module"]["dataset"] == "pbmc_4k_8k"
     assert config["data_module"]["transforms"] == [
-        {"name": "random_zeros", "expressed_share": 0.5},
+        {"name": "all_genes"},
         {"name": "bin_log", "num_bins": 64, "bin_size": 0.3333333, "cutoff": 8},
     ]
     assert config["data_module"]["change_ratio"] == 0.1
+    assert config["data_module"]["nonzero_ratio"] == 0.5
     assert config["model"]["intermediate_size"] == 48
     assert (config["trainer"]["schedule"], config["trainer"]["warmup_steps"]) == ("cosine", 2)
-    assert "--min-counts 100" in result.steps[1][0]
+    assert result.steps[0][0] == (
+        "omics-data prepare dataset:pbmc_4k_8k settings.prepared --fractions 0.8,0.1,0.1 "
+        "--min-gene-counts 10 --min-counts 100 --hvg 2000"
+    )
+    assert config["data_module"]["path"] == "settings.prepared/cells.store"
 
 
 def test_bioformers_on_adamson_has_linear_bins_of_the_values_as_they_are(old_file):
@@ -380,9 +385,10 @@ def test_bioformers_on_adamson_has_linear_bins_of_the_values_as_they_are(old_fil
     result = migrate(old_file(json.dumps(settings), "settings.json"))
     assert result.config["data_module"]["transforms"][1]["name"] == "bin_linear"
     assert result.steps[0][0] == (
-        'omics-data convert "$(omics-data datasets adamson_gears)" settings.store '
-        "--counts X --allow-non-counts"
+        "omics-data prepare dataset:adamson_gears settings.prepared --fractions 0.8,0.1,0.1 "
+        "--counts X --allow-non-counts --min-gene-counts 10"
     )
+    assert entry_of(result, "hvg_num").why.startswith("variable genes are found on counts")
     settings["dataset_name"] = "other"
     with pytest.raises(ConfigError, match="dataset_name 'other'; it is PBMC or adamson"):
         migrate(old_file(json.dumps(settings), "settings.json"))

@@ -14,11 +14,11 @@ from omics.data.commands import (
     convert_command,
     datasets_command,
     doctor_command,
+    prepare_command,
     qc_command,
     select_command,
     shard_command,
 )
-from omics.data.errors import UsageError
 
 app = make_app(
     "omics-data",
@@ -28,6 +28,7 @@ app = make_app(
 check_command.add_to(app)
 convert_command.add_to(app)
 qc_command.add_to(app)
+prepare_command.add_to(app)
 select_command.add_to(app)
 shard_command.add_to(app)
 datasets_command.add_to(app)
@@ -116,7 +117,7 @@ def split(
     opened = open_store(store)
     table = make_split(
         opened,
-        fractions=_fractions(fractions),
+        fractions=prepare_command.read_fractions(fractions),
         stratify=stratify,
         group=group,
         column=column,
@@ -143,15 +144,6 @@ def split(
             f"note: {found.duplicate_cells:,} cells equal a cell of another split gene by gene "
             f"(rows {examples})"
         )
-
-
-def _fractions(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--fractions {text!r} is not three numbers such as 0.7,0.1,0.2."
-        ) from None
 
 
 @app.command()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from omics.eval.classification import Scores
+    from omics.eval.hidden_values import HiddenFigure
     from omics.eval.intervals import Interval
 
 
@@ -29,11 +30,12 @@ class EvalResult:
         task: what was asked, such as `annotate:cell_type`.
         dataset: a name for the cells, such as the file's.
         method: what answered.
-        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ...
+        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ..., or of hidden values `exact`,
+            `mae`, ... (see `hidden_values`).
         value: the number.
         low: lower end of its interval.
         high: upper end.
-        n: test cells behind it.
+        n: what it is over: test cells; of the tasks `hidden:FIELD`, hidden tokens of these.
         seed: of the split's, the method's and the interval's draws.
         bundle: digest of the bundle behind the embedding; empty for a method without one.
     """
@@ -81,6 +83,42 @@ def rows_of_scores(
             bundle=bundle,
         )
         for metric, interval in measured
+    ]
+
+
+def rows_of_figures(
+    figures: Iterable[HiddenFigure],
+    *,
+    task: str,
+    dataset: str,
+    method: str,
+    seed: int = 0,
+    bundle: str = "",
+) -> list[EvalResult]:
+    """Return the rows of one method's figures over hidden values.
+
+    Args:
+        figures: of the method.
+        task: what was asked, such as `hidden:expression`.
+        dataset: a name for the cells.
+        method: what answered.
+        seed: of the draws.
+        bundle: digest of the bundle, if any.
+    """
+    return [
+        EvalResult(
+            task=task,
+            dataset=dataset,
+            method=method,
+            metric=figure.name,
+            value=figure.interval.value,
+            low=figure.interval.low,
+            high=figure.interval.high,
+            n=figure.num_tokens,
+            seed=seed,
+            bundle=bundle,
+        )
+        for figure in figures
     ]
 
 

@@ -26,7 +26,7 @@ from omics.models.token_packing import packed
 from omics.tokenizers import TokenBatch, bind_store, reads_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from omics.data import CellBatch, CellStore
     from omics.models.bundle import Bundle
@@ -187,18 +187,18 @@ def token_batches(
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[BoundTokenizer, Iterator[TokenBatch]]:
-    """Return cells of a store as the bundle reads them, in batches that fit a device.
+    """Return the tokens of cells as the model of a bundle reads them, in batches of bounded size.
 
     Args:
-        bundle: with a tokenizer of cells; its preprocessing is applied.
+        bundle: with a tokenizer of cells.
         store: of raw counts.
         rows: int64 [n], which cells in which order; None for all.
         batch_tokens: see `run_cells`.
         batch_size: see `run_cells`.
-        device: where they will be computed.
+        device: where the model will run, which decides how many tokens suit it.
 
     Returns:
-        The tokenizer fitted to the store, and numpy token batches.
+        The bundle's tokenizer, fitted to the store, and numpy tokens of the cells in order.
 
     Raises:
         UsageError: the bundle does not read cells, or a batch would hold nothing.
@@ -219,6 +219,41 @@ def token_batches(
         max_cells=batch_size,
         max_area=None if on_cpu else _AREA_OF_TOKENS * batch_tokens,
     )
+
+
+def field_outputs(
+    model: OmicsModel,
+    batch: TokenBatch,
+    heads: Mapping[str, Array],
+    *,
+    precision: str = "32-true",
+    device: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Return what heads on tokens say of some tokens of a batch.
+
+    Args:
+        model: moved to the device and left in evaluation mode.
+        batch: numpy tokens, with the values that are asked for hidden.
+        heads: `{name of a field head: int64 [K], flat positions}`.
+        precision: see `run_cells`.
+        device: where the model runs.
+
+    Returns:
+        `{head: float32 [K, width]}` on the device.
+
+    Raises:
+        ConfigError: no such precision.
+    """
+    _check_precision(precision)
+    lower = PRECISIONS[precision]
+    model.eval().to(device)
+    filled = _fill(batch, model)
+    layout = RaggedLayout.from_offsets(torch.from_numpy(filled.offsets), device)
+    asked = {name: torch.from_numpy(places).to(device) for name, places in heads.items()}
+    mixed = torch.autocast(torch.device(device).type, lower, enabled=lower is not None)
+    with torch.inference_mode(), mixed:
+        output = model(filled.to_torch(device), layout, field_tokens=asked)
+    return {name: values.float() for name, values in output.fields.items()}
 
 
 def run_tokens(

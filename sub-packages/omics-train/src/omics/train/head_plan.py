@@ -76,7 +76,7 @@ class Asked:
     """What losses may be about.
 
     Attributes:
-        fields: of the tokens, by name.
+        fields: of the tokens, by name; that of the genes is the first.
         hidden: names of those that are hidden and predicted.
         answered: fields of values that targets hold for the tokens, by name: labels of expression.
         labels: columns of obs, by name.
@@ -212,7 +212,7 @@ def _check_field(loss: LossConfig, asked: Asked) -> None:
         known = [
             each
             for each, spec in asked.fields.items()
-            if spec.kind == "continuous" or spec.token_values
+            if (spec.kind == "continuous" or spec.token_values) and each != next(iter(asked.fields))
         ]
         if name not in known:
             raise ConfigError(

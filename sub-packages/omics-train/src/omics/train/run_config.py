@@ -35,6 +35,7 @@ class FieldConfig:
         change_ratio: share of its values that are asked about; null for that of `data_module`.
         mask_ratio: share of those that are hidden; null for that of `data_module`.
         switch_ratio: share of those that are switched; null for that of `data_module`.
+        nonzero_ratio: share of those asked about whose value is not 0; null for that of `data_module`.
     """
 
     field_name: str = MISSING
@@ -51,6 +52,7 @@ class FieldConfig:
     change_ratio: float | None = None
     mask_ratio: float | None = None
     switch_ratio: float | None = None
+    nonzero_ratio: float | None = None
 
 
 @dataclass
@@ -116,6 +118,8 @@ class DataConfig:
         mask_ratio: share of those that show the mask token.
         switch_ratio: share of those that show another token of the vocabulary, or another value of
             the cell; the rest is shown as it is.
+        nonzero_ratio: ask about exactly floor(change_ratio * tokens) values of a cell, of which this
+            share is not 0 and the rest is 0, as far as there are so many; null asks about any.
         comask_across_fields: hide the same tokens in all masked fields; otherwise each token in one
             at most.
         pattern_weights: how likely genes are hidden beside others, as pairs of a regular expression
@@ -139,6 +143,7 @@ class DataConfig:
     change_ratio: float = 0.15
     mask_ratio: float = 1.0
     switch_ratio: float = 0.0
+    nonzero_ratio: float | None = None
     comask_across_fields: bool = False
     pattern_weights: list[Any] = field(default_factory=list)
     adaptive_masking: AdaptiveMaskingConfig = field(default_factory=AdaptiveMaskingConfig)
@@ -445,16 +450,19 @@ class OutputConfig:
 
 @dataclass
 class ScoringConfig:
-    """How `test` finds its intervals; the model runs once, and its answers are resampled.
+    """How `test` scores; the model runs once, and its answers are resampled.
 
     Attributes:
         ci_method: `wilson` or `clopper_pearson` (binomial, of the accuracy), `bootstrap` (quantiles)
-            or `bootstrap_t`; null for Wilson's and, of the macro-F1, the bootstrap.
+            or `bootstrap_t`; null for Wilson's and, of the macro-F1 and of hidden values, the
+            bootstrap.
         num_bootstrap_runs: how often the test cells are drawn.
+        high_bin: of hidden bins: those above it are scored as highly expressed, too.
     """
 
     ci_method: str | None = None
     num_bootstrap_runs: int = 2000
+    high_bin: int = 8
 
 
 @dataclass

@@ -162,7 +162,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         losses,
         plan,
         asked,
-        masks=mask_plan(config, source),
+        masks=mask_plan(config, source.tokenizer, source.masked),
         measured=measured_tokens(source.tokenizer, tokenizer, store.genes, source.preprocessing),
         answered={LABEL_EXPRESSION: fields[EXPRESSION]} if cells.answered else {},
         denoised=frozenset({EXPRESSION} if cells.is_thinned else ()),
