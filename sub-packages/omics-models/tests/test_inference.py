@@ -289,3 +289,16 @@ def test_devices_by_name():
     assert choose_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(UsageError, match="'toaster' cannot be used"):
         choose_device("toaster")
+
+
+def test_token_batches_are_what_the_loop_reads(bundle, store):
+    rows = np.array([5, 3, 77, 150])
+    bound, batches = token_batches(bundle, store, rows=rows, batch_tokens=100)
+    read = list(batches)
+    assert np.concatenate([batch.rows for batch in read]).tolist() == rows.tolist()
+    assert all(batch.num_tokens <= 100 or len(batch) == 1 for batch in read)
+    results = list(run_cells(bundle, store, rows=rows))
+    lengths = np.concatenate([batch.lengths for batch in read]) - bound.num_special
+    assert lengths.tolist() == np.concatenate([each.num_tokens for each in results]).tolist()
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        token_batches(bundle, store, batch_size=0)

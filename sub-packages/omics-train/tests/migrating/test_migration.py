@@ -510,6 +510,21 @@ trainer: {losses: [{field_name: expressions, name: mse, wced_target: all_genes}]
 # What is refused
 
 
+def test_a_task_of_attribution_becomes_interpret(old_file):
+    text = """
+data_module: {_target_: bmfm_targets.datasets.zheng68k.Zheng68kDataModule}
+task:
+- {_target_: bmfm_targets.config.InterpretTaskConfig, checkpoint: model.ckpt, attribute_kwargs: {n_steps: 9}}
+"""
+    result = migrate(old_file(text))
+    assert result.config["task"] == ["interpret"]
+    fate = entry_of(result, "task[0].attribute_kwargs")
+    assert (fate.kind, fate.why) == (
+        "dropped",
+        "the section `attribution` says which classes are explained, and how",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -524,7 +539,7 @@ trainer: {losses: [{field_name: expressions, name: mse, wced_target: all_genes}]
         ("seed: 1\na: '${b}'\nb: '${a}'", "refer to each other in a circle"),
         ("fields: [{field_name: dna_chunks}]\ntrainer: {losses: []}", "is about sequences"),
         ("data_module: {_target_: bmfm_targets.datasets.dnaseq.DNASeqChromatinProfileDataModule}", "Sequences are read by omics-dna"),
-        ("task: {_target_: bmfm_targets.config.InterpretTaskConfig}", "holds no task that is known"),
+        ("task: {_target_: bmfm_targets.config.ExportTaskConfig}", "holds no task that is known"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_translated_says_so(text, message, old_file):

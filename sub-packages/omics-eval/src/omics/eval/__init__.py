@@ -1,4 +1,4 @@
-"""Embeddings, annotation, baselines, intervals and one-page reports.
+"""Embeddings, annotation, attribution, baselines, intervals and one-page reports.
 
 Names load on first use: scikit-learn, matplotlib and torch are imported when they are needed.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 _MODULE_OF = {
     "Annotation": "annotation",
+    "Attribution": "attribution",
+    "AttributionOptions": "explained_cells",
     "CellMetric": "intervals",
     "EvalResult": "results",
     "HiddenFigure": "hidden_values",
@@ -17,6 +19,8 @@ _MODULE_OF = {
     "Interval": "intervals",
     "ReportData": "report",
     "annotate": "annotation",
+    "attribute": "attribution",
+    "attribute_files": "attribution",
     "bin_figures": "hidden_values",
     "bootstrap_interval": "intervals",
     "bootstrap_t_interval": "intervals",

@@ -15,6 +15,8 @@ from omics.data.errors import InputDataError, MissingPathError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pyarrow as pa
+
     from omics.eval.classification import Scores
     from omics.eval.hidden_values import HiddenFigure
     from omics.eval.intervals import Interval
@@ -127,14 +129,23 @@ def write_results(path: str | Path, rows: Iterable[EvalResult]) -> None:
         path: of the file.
         rows: to write, in order.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from omics.data.atomic_files import replace_file
 
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
     with replace_file(Path(path)) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(results_table(rows), temporary)
+
+
+def results_table(rows: Iterable[EvalResult]) -> pa.Table:
+    """Return rows as a table with the schema of a results file.
+
+    Args:
+        rows: in order.
+    """
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
 
 
 def read_results(path: str | Path) -> list[EvalResult]:

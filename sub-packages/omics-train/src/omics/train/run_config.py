@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-TASKS = ("train", "test", "predict")
+TASKS = ("train", "test", "predict", "interpret")
 
 
 @dataclass
@@ -101,12 +101,13 @@ class DataConfig:
         split: the table of `omics-data split`; null trains on all cells without validation.
         train_split: name of the training cells in that table.
         validation_split: name of the validation cells.
-        predict_split: the cells that `test` and `predict` read; null means all (predict) or
-            `test` (test).
+        predict_split: the cells that `test`, `predict` and `interpret` read; null means `test`
+            (test) or all.
         batch_size: cells per micro-batch of a training; null takes 32. Of `test` and `predict`,
             the most cells at once; null sets no limit but that of the tokens.
-        batch_tokens: of `test` and `predict`: the most tokens at once (a longer cell is run alone);
-            null takes what suits the device. No number depends on it.
+        batch_tokens: of `test`, `predict` and `interpret`: the most tokens at once (a longer cell is
+            run alone); null takes what suits the task and the device. No number of `test` and
+            `predict` depends on it.
         order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
             `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
@@ -465,6 +466,39 @@ class ScoringConfig:
 
 
 @dataclass
+class AttributionConfig:
+    """What `interpret` asks of a label head; the same as `omics-eval attribute`.
+
+    Attributes:
+        label: whose head is explained; null for the only one.
+        classes: those that are explained; null for all.
+        targets: `predicted` explains each cell for the class that the model gives it, `every` for
+            every class.
+        method: `integrated_gradients` (needs the extra `omics-eval[attribution]`) or `rollout`.
+        baseline: what a gene is compared with: `mask`, a token that says nothing, or `zero`, itself
+            at value 0.
+        steps: points on the path of integrated gradients.
+        num_top: genes listed for each class, and hidden in the checks.
+        max_cells: cells drawn at random from those of the run.
+        checks: whether the scores are put to the test.
+        bundles: further bundles (other seeds), whose top genes are compared.
+        format: of the tables, `parquet` or `csv`.
+    """
+
+    label: str | None = None
+    classes: list[str] | None = None
+    targets: str = "predicted"
+    method: str = "integrated_gradients"
+    baseline: str = "mask"
+    steps: int = 32
+    num_top: int = 20
+    max_cells: int = 1000
+    checks: bool = True
+    bundles: list[str] = field(default_factory=list)
+    format: str = "parquet"
+
+
+@dataclass
 class RunConfig:
     """A whole run.
 
@@ -474,7 +508,8 @@ class RunConfig:
         checkpoint: a bundle folder or `hf:owner/name` to start from.
         overwrite: replace the results of an earlier run in `working_dir`.
         seed: of weights, order, dropout and masks.
-        task: `train`, `test`, `predict`; a list runs in order, handing the new bundle on.
+        task: `train`, `test`, `predict`, `interpret`; a list runs in order, handing the new bundle
+            on.
         fields: inputs of a new model.
         label_columns: obs columns to learn: names, or mappings with the keys of
             `omics.train.label_columns.LabelColumn`.
@@ -485,6 +520,7 @@ class RunConfig:
         embedding: what `predict` writes as embeddings.
         output: in which form.
         scoring: intervals of `test`.
+        attribution: what `interpret` explains.
     """
 
     working_dir: str = MISSING
@@ -502,3 +538,4 @@ class RunConfig:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omics.data.errors import ConfigError, nearest
 from omics.train.inference_run import check_precision, check_prediction, predict, test
+from omics.train.interpretation_run import check_interpretation, interpret
 from omics.train.run_config import TASKS, RunConfig
 from omics.train.run_files import BUNDLE
 from omics.train.train_run import train
@@ -33,27 +34,32 @@ def run_tasks(config: RunConfig, folder: Path) -> None:
         check_precision(config.trainer.precision)
     if "predict" in config.task:
         check_prediction(config, folder)
+    if "interpret" in config.task:
+        check_interpretation(config, folder)
     for task in config.task:
         if task == "train":
             train(config, folder)
             config = replace(config, checkpoint=str(folder / BUNDLE))
         elif task == "test":
             test(config, folder)
-        else:
+        elif task == "predict":
             predict(config, folder)
+        else:
+            interpret(config, folder)
 
 
 def _refuse_idle(config: RunConfig) -> None:
     """Refuse settings of tasks that are not run: they would be ignored."""
     default = RunConfig()
-    for section in ("embedding", "output"):
-        if "predict" not in config.task and getattr(config, section) != getattr(default, section):
+    readers = {"embedding": "predict", "output": "predict", "attribution": "interpret"}
+    for section, task in readers.items():
+        if task not in config.task and getattr(config, section) != getattr(default, section):
             raise ConfigError(
-                f"{section} is read by the task predict, and task is {config.task}. Add predict to "
+                f"{section} is read by the task {task}, and task is {config.task}. Add {task} to "
                 f"it, or leave {section} out."
             )
     if config.data_module.batch_tokens is not None and set(config.task) == {"train"}:
         raise ConfigError(
-            "data_module.batch_tokens is read by test and predict; a training has "
+            "data_module.batch_tokens is read by test, predict and interpret; a training has "
             "data_module.batch_size."
         )

@@ -364,10 +364,14 @@ def _tell_unseen(labels: Sequence[LabelSpec], validation: Mapping[str, Array]) -
 
 
 def _provenance(config: RunConfig, store: CellStore, source: ModelSource) -> dict[str, Any]:
+    parent = source.checkpoint
+    earlier = parent.provenance.get("masked_fields", ()) if parent else ()
     return {
         "store_digest": store.digest,
         "gene_digest": store.genes.digest,
         "seed": config.seed,
-        "parent": source.checkpoint.digest if source.checkpoint else None,
+        # A fine-tuned model still knows the mask tokens of its pretraining.
+        "masked_fields": sorted({*earlier, *(spec.name for spec in source.masked)}),
+        "parent": parent.digest if parent else None,
         "versions": versions(),
     }
