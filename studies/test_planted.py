@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from planted import STUDIES, Size, Study, figure
 
 
@@ -22,3 +21,28 @@ def test_pretraining_recovers_types_that_it_was_never_told(tmp_path):
     assert study.value(what, "pretrained").low > study.value(what, "at initialisation").high
     _, losses = study.curves["validation loss"]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_gradient_reversal_hides_the_batch_and_keeps_the_type(tmp_path):
+    study = found("gradient_reversal", tmp_path, cells=900, genes=200, epochs=20)
+    assert (
+        study.value("batch", "with reversal").value < study.value("batch", "without reversal").low
+    )
+    assert study.value("type", "with reversal").value > 0.9
+
+
+def test_a_model_that_knows_depths_keeps_a_cell_near_its_thinned_copy(tmp_path):
+    study = found("read_depth", tmp_path, cells=500, genes=200, epochs=8)
+    what = "distance to the own copy"
+    aware, plain = (
+        study.value(what, "read-depth-aware"),
+        study.value(what, "plain masked modelling"),
+    )
+    assert aware.high < plain.low
+
+
+def test_adaptive_masking_hides_hard_genes_more_often(tmp_path):
+    study = found("adaptive_masking", tmp_path, cells=500, genes=150, epochs=4)
+    what = "rank correlation of error and share hidden"
+    assert study.value(what, "adaptive").low > 0.5
+    assert abs(study.value(what, "uniform").value) < 0.3

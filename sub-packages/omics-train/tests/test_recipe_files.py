@@ -42,7 +42,7 @@ TERMS = {
     "wced": {"shown_loss", "unseen_loss", "expression_wced_non_input_mse_loss"},
     "wced_multitask": {"cell_type_cross_entropy_loss", "donor3_cross_entropy_loss", "shown_loss"},
     "multitask": {"genes_masked_cross_entropy_loss", "cell_type_accuracy"},
-    "grl": {"cell_type_cross_entropy_loss", "donor3_cross_entropy_loss", "unseen_loss"},
+    "grl": {"cell_type_cross_entropy_loss", "donor3_cross_entropy_loss"},
     "sequence_labeling": {"label_expression_mse_loss", "label_expression_is_zero_bce_loss"},
     "bulk_unlabeled": {"expression_masked_mse_loss", "expression_wced_is_zero_bce_loss"},
     "bulk_labeled": {"expression_masked_mse_loss", "cell_type_cross_entropy_loss"},

@@ -1,6 +1,7 @@
 """One named test for each fault found in the reference (biomed-multi-omic 0.20): not here.
 
-One fault is of a part that is not here either: pseudobulks of log2 data (14).
+Attribution (13) and pseudobulks (14) are of omics.eval: `test_reference_fault_13_*` and
+`test_reference_fault_14_*` stand there.
 """
 
 from __future__ import annotations
