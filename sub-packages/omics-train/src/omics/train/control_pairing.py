@@ -16,6 +16,7 @@ from omics.data.command_line import say
 from omics.data.errors import InputDataError, nearest
 from omics.data.keyed_random import keyed_uniform
 from omics.data.obs_groups import group_codes
+from omics.data.perturbation_names import perturbed_genes
 from omics.data.transforms import apply_transforms, bind_transforms
 from omics.train.target_cells import cutting_steps, value_steps
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omics.data.cell_batch import CellBatch
-    from omics.data.genes import GeneTable
     from omics.data.storage.store import CellStore
     from omics.data.transforms import Transform
     from omics.train.run_config import PairingConfig
@@ -75,12 +75,13 @@ class Perturbations:
         number = np.full(len(names) + 1, -2, np.int64)  # The last place is that of missing values.
         genes: list[Array] = []
         unknown: list[str] = []
-        position_of = _positions(store.genes)
+        position_of = store.genes.position_of_name
         for place, name in enumerate(names):
-            if name == config.control:
+            parts = perturbed_genes(name, control=config.control, separator=config.separator)
+            if not parts:
                 number[place] = -1
                 continue
-            found = [position_of.get(part, -1) for part in name.split(config.separator)]
+            found = [position_of.get(part, -1) for part in parts]
             if min(found) < 0:
                 unknown.append(name)
                 continue
@@ -265,11 +266,3 @@ def _keys(batch: CellBatch) -> Array:
     """Return int64 [nnz], a number for each cell and gene."""
     keys: Array = batch.cell_of_entry() * batch.num_genes + batch.genes.astype(np.int64)
     return keys
-
-
-def _positions(genes: GeneTable) -> dict[str, int]:
-    """Return the position of each id and symbol; ids win, of repeated symbols the first."""
-    position_of = {str(name): place for place, name in enumerate(genes.ids)}
-    for place, name in enumerate(genes.symbols):
-        position_of.setdefault(str(name), place)
-    return position_of
