@@ -38,6 +38,7 @@ class Perturbations:
     """What was done to each cell of a store.
 
     Attributes:
+        names: object [perturbations], as the column has them.
         code: int64 [cells], number of the perturbation; -1 for controls, -2 for cells that cannot
             be used.
         genes: int64, positions of the genes of one perturbation after the other.
@@ -45,6 +46,7 @@ class Perturbations:
         group: int64 [cells], group of each cell; all 0 without a group column.
     """
 
+    names: Array
     code: Array
     genes: Array
     first: Array
@@ -74,6 +76,7 @@ class Perturbations:
             )
         number = np.full(len(names) + 1, -2, np.int64)  # The last place is that of missing values.
         genes: list[Array] = []
+        known: list[str] = []
         unknown: list[str] = []
         position_of = store.genes.position_of_name
         for place, name in enumerate(names):
@@ -86,6 +89,7 @@ class Perturbations:
                 unknown.append(name)
                 continue
             number[place] = len(genes)
+            known.append(name)
             genes.append(np.unique(np.array(found, np.int64)))
         if not genes:
             raise InputDataError(
@@ -98,7 +102,13 @@ class Perturbations:
                 f"the store does not have, such as {unknown[0]!r}"
             )
         first = np.concatenate([[0], np.cumsum([len(each) for each in genes])]).astype(np.int64)
-        return cls(code=number[codes], genes=np.concatenate(genes), first=first, group=group)
+        return cls(
+            names=np.array(known, dtype=object),
+            code=number[codes],
+            genes=np.concatenate(genes),
+            first=first,
+            group=group,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
