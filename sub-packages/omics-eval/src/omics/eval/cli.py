@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -348,7 +349,12 @@ def perturb_command(
     if as_json:
         counted = {"genes": compared.num_genes, "genes_left_out": compared.num_genes_left_out}
         record = {"out": str(out), **counted, "notes": compared.notes}
-        print_json({**record, "results": [asdict(row) for row in rows]})
+        # The interval of an error of a single perturbation has no end, and JSON no infinity.
+        finite = [
+            {key: None if value in (inf, -inf) else value for key, value in asdict(row).items()}
+            for row in rows
+        ]
+        print_json({**record, "results": finite})
         return
     left_out = compared.num_genes_left_out
     without = f" ({left_out:,} that are not predicted left out)" if left_out else ""
