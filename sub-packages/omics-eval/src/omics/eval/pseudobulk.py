@@ -252,8 +252,8 @@ class _Sums:
         shape = (len(first), num_genes)
         return cls(
             codes=codes,
-            names=first["g"].to_numpy(dtype=object),
-            covariates=first["c"].to_numpy(dtype=object),
+            names=np.array([str(each) for each in first["g"]], dtype=object),
+            covariates=np.array([str(each) for each in first["c"]], dtype=object),
             linear=np.zeros(shape),
             shown=np.zeros(shape),
             squares=np.zeros(shape),
