@@ -80,6 +80,22 @@ def test_the_way_from_file_to_split(omics_data: Run, tmp_path: Path) -> None:
     assert (found.X != made.X).nnz == 0
 
 
+def test_whole_perturbations_are_held_out(omics_data: Run, cells: Path, tmp_path: Path) -> None:
+    omics_data("convert", cells, "s")
+    about = ("--perturbation", "donor", "--control", "donor0")
+    code, out, _ = omics_data("split", "s", "a.parquet", *about, "--held-out", "donor2")
+    assert code == 0
+    assert "wrote a.parquet: train " in out
+    store = open_store(tmp_path / "s")
+    split = load_split(tmp_path / "a.parquet", store)
+    assert set(store.obs["donor"][split.rows("test")]) == {"donor2"}
+    shares = ("--fractions", "0.5,0.2,0.3", "--hold-out", "genes", "--separator", "/")
+    code, _, _ = omics_data("split", "s", "b.parquet", *about, *shares, "--seed", 2)
+    assert code == 0
+    method = load_split(tmp_path / "b.parquet", store).method
+    assert (method["hold_out"], method["separator"]) == ("genes", "/")
+
+
 def test_machine_readable_results(omics_data: Run, cells: Path) -> None:
     omics_data("convert", cells, "s")
     results = {}
@@ -141,6 +157,14 @@ FAILURES: list[tuple[list[str], int, str]] = [
     (["split", "store", "a.parquet", "--fractions", "most"], 2, "is not three numbers"),
     (["split", "store", "a.parquet", "--fractions", "0.5,0.5"], 2, "Fractions are three numbers"),
     (["split", "store", "a.parquet", "--group", "a", "--column", "b"], 2, "Give one of"),
+    (
+        ["split", "store", "a.parquet", "--group", "a", "--perturbation", "b", "--control", "c"],
+        2,
+        "Give",
+    ),
+    (["split", "store", "a.parquet", "--perturbation", "donor"], 2, "add --control"),
+    (["split", "store", "a.parquet", "--held-out", "donor0"], 2, "add --perturbation"),
+    (["split", "store", "a.parquet", "--control", "donor0"], 2, "add --perturbation"),
     (["export", "store", "page.h5ad"], 2, "add --overwrite"),
     (["synthesize", "page.h5ad"], 2, "add --overwrite"),
     (["verify", "damaged"], 4, "counts.bin"),

@@ -55,3 +55,8 @@ def test_ids_that_cannot_be_told_apart_later_are_refused(bad):
 def test_columns_of_another_length_are_refused():
     with pytest.raises(InputDataError, match=r"'n' has 3 values for 2 genes"):
         GeneTable(["a", "b"], {"n": np.arange(3)})
+
+
+def test_a_gene_is_found_by_id_or_symbol_and_ids_win() -> None:
+    genes = GeneTable(["e1", "e2", "e3", "A"], {"symbol": np.array(["A", "B", "B", ""], object)})
+    assert genes.position_of_name == {"e1": 0, "e2": 1, "e3": 2, "A": 3, "B": 1}

@@ -19,6 +19,7 @@ from omics.data.commands import (
     select_command,
     shard_command,
 )
+from omics.data.errors import UsageError
 
 app = make_app(
     "omics-data",
@@ -101,6 +102,26 @@ def split(
     column: Annotated[
         str | None, typer.Option(metavar="COL", help="Use the split that this obs column names.")
     ] = None,
+    perturbation: Annotated[
+        str | None,
+        typer.Option(metavar="COL", help="Hold out whole perturbations of this obs column."),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --perturbation: its value for controls."),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(help="With --perturbation: between the parts of a combination; +."),
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        typer.Option(help="With --perturbation: genes (default), combinations or both."),
+    ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --perturbation: one to test; repeatable."),
+    ] = None,
     fractions: Annotated[
         str, typer.Option(metavar="A,B,C", help="Shares of train, validation and test.")
     ] = "0.7,0.1,0.2",
@@ -110,19 +131,39 @@ def split(
 ) -> None:
     """Divide the cells of a store into train, validation and test, and look for leakage."""
     from omics.data.atomic_files import require_free
+    from omics.data.perturbation_names import SEPARATOR
+    from omics.data.perturbation_splits import make_perturbation_split
     from omics.data.splits import leakage, make_split
     from omics.data.storage.store import open_store
 
     require_free(out, overwrite=overwrite)
+    about_perturbations = (control, separator, hold_out, held_out)
+    if perturbation is None and any(each is not None for each in about_perturbations):
+        raise UsageError(
+            "--control, --separator, --hold-out and --held-out are about perturbations: add "
+            "--perturbation."
+        )
+    if perturbation is not None and control is None:
+        raise UsageError("--perturbation needs the name of the controls: add --control.")
+    if perturbation is not None and (stratify or group or column):
+        raise UsageError("Give one of --stratify, --group, --column and --perturbation.")
     opened = open_store(store)
-    table = make_split(
-        opened,
-        fractions=prepare_command.read_fractions(fractions),
-        stratify=stratify,
-        group=group,
-        column=column,
-        seed=seed,
-    )
+    shares = prepare_command.read_fractions(fractions)
+    if perturbation is not None:
+        table = make_perturbation_split(
+            opened,
+            column=perturbation,
+            control=str(control),
+            separator=SEPARATOR if separator is None else separator,
+            hold_out=hold_out,
+            held_out=held_out or (),
+            fractions=shares,
+            seed=seed,
+        )
+    else:
+        table = make_split(
+            opened, fractions=shares, stratify=stratify, group=group, column=column, seed=seed
+        )
     found = leakage(opened, table, group=group)
     table.save(out, overwrite=overwrite)
     if as_json:

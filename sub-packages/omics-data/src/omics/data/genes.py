@@ -92,6 +92,14 @@ class GeneTable:
         return np.array([found.get(str(name), -1) for name in names], dtype=np.int64)
 
     @cached_property
+    def position_of_name(self) -> dict[str, int]:
+        """The position of each id and symbol; ids win, of repeated symbols the first."""
+        return {
+            **{name: place for place, name in reversed(list(enumerate(self.symbols.tolist())))},
+            **self._position_of,
+        }
+
+    @cached_property
     def _position_of(self) -> dict[str, int]:
         return {name: position for position, name in enumerate(self.ids.tolist())}
 

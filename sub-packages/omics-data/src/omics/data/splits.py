@@ -59,7 +59,7 @@ class SplitTable:
     Attributes:
         cells: [n] names of the cells (obs names), in the order of the store.
         codes: int8 [n], positions in `SPLIT_NAMES`.
-        method: how it was made: `random`, `stratify`, `group` or `column`, the obs column, the
+        method: how it was made: `random`, `stratify`, `group`, `column` or `perturbation`, the obs column, the
             fractions.
         seed: of the random part.
         store_digest: of the store it was made from.
@@ -198,14 +198,14 @@ def make_split(
         InputDataError: a group is missing, groups are fewer than splits, or the column holds
             other names.
     """
-    quotas = _checked_fractions(fractions)
+    quotas = checked_fractions(fractions)
     given = {"stratify": stratify, "group": group, "column": column}
     chosen = [(name, value) for name, value in given.items() if value is not None]
     if len(chosen) > 1:
         raise UsageError(f"Give one of stratify, group and column, not {len(chosen)}.")
     random = np.random.Generator(np.random.PCG64(seed))
     kind, name = chosen[0] if chosen else ("random", None)
-    values = None if name is None else _column(store, name)
+    values = None if name is None else obs_values(store, name)
     if kind == "column":
         if tuple(fractions) != DEFAULT_FRACTIONS:
             raise UsageError("Fractions have no effect when a column says the split; drop them.")
@@ -285,7 +285,7 @@ def leakage(store: CellStore, split: SplitTable, *, group: str | None = None) ->
         raise InputDataError(f"The split has {len(split):,} cells, the store {len(store):,}.")
     shared: tuple[str, ...] = ()
     if group is not None:
-        values = _column(store, group)
+        values = obs_values(store, group)
         codes = _class_codes(values)
         present = codes >= 0
         sides = np.zeros((int(codes.max(initial=-1)) + 1, len(SPLIT_NAMES)), bool)
@@ -311,7 +311,15 @@ def leakage(store: CellStore, split: SplitTable, *, group: str | None = None) ->
 # --- dividing --------------------------------------------------------------------------------
 
 
-def _checked_fractions(fractions: Sequence[float]) -> Array:
+def checked_fractions(fractions: Sequence[float]) -> Array:
+    """Return the shares of train, validation and test as float64 [3].
+
+    Args:
+        fractions: as given by a user.
+
+    Raises:
+        UsageError: not three shares that sum to 1, or nothing to train on.
+    """
     shares = np.asarray(list(fractions), np.float64)
     if shares.shape != (3,) or not np.isfinite(shares).all() or (shares < 0).any():
         raise UsageError(
@@ -325,7 +333,16 @@ def _checked_fractions(fractions: Sequence[float]) -> Array:
     return shares
 
 
-def _column(store: CellStore, name: str) -> Array:
+def obs_values(store: CellStore, name: str) -> Array:
+    """Return [n], a column of obs.
+
+    Args:
+        store: the cells.
+        name: of the column.
+
+    Raises:
+        UnknownNameError: there is no such column; the message names the nearest.
+    """
     if name not in store.obs.columns:
         raise UnknownNameError(
             f"{store.path} has no obs column {name!r}." + nearest(name, tuple(store.obs.columns))
@@ -354,14 +371,20 @@ def _stratified_codes(classes: Array, quotas: Array, random: np.random.Generator
     behind = np.zeros(len(quotas))
     for label in np.unique(classes):
         rows = random.permutation(np.flatnonzero(classes == label))
-        sizes = _apportion(len(rows), quotas, behind)
+        sizes = apportion(len(rows), quotas, behind)
         behind += len(rows) * quotas - sizes
         codes[rows] = np.repeat(np.arange(len(quotas)), sizes)
     return codes
 
 
-def _apportion(total: int, quotas: Array, behind: Array) -> Array:
-    """Return int64 sizes that sum to `total`, each its quota rounded up or down."""
+def apportion(total: int, quotas: Array, behind: Array) -> Array:
+    """Return int64 sizes that sum to `total`, each its quota rounded up or down.
+
+    Args:
+        total: what is divided; 1 goes to the first.
+        quotas: float64 [k], shares that sum to 1.
+        behind: float64 [k], who is served first where two have equal claims to what is left over.
+    """
     if total == 1:
         return np.array([1, *[0] * (len(quotas) - 1)], np.int64)
     # Whole quotas must not be lost to the last bit of a product such as 0.7 * 10.

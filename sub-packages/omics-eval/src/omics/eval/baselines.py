@@ -184,7 +184,7 @@ def counts_of(adata: AnnData) -> tuple[SparseMatrix, str]:
         places["raw.X"] = adata.raw.X
     # A matrix without a single value holds counts too, but any other place goes before it.
     for place, matrix in sorted(places.items(), key=lambda item: _stored(item[1]).size == 0):
-        if _are_counts(_stored(matrix)):
+        if are_counts(_stored(matrix)):
             return sparse.csr_matrix(matrix), place
     looked = ", ".join(places) or "nothing"
     raise InputDataError(
@@ -198,7 +198,12 @@ def _stored(matrix: Any) -> Array:
     return matrix if isinstance(matrix, np.ndarray) else np.asarray(matrix.data)
 
 
-def _are_counts(values: Array) -> bool:
+def are_counts(values: Array) -> bool:
+    """Return whether numbers are whole, finite and not negative.
+
+    Args:
+        values: of any shape and type.
+    """
     if values.size == 0 or values.dtype.kind == "u":
         return True
     if values.dtype.kind == "i":

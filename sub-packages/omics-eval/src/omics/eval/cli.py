@@ -1,4 +1,4 @@
-"""The command `omics-eval`: embed, annotate, attribute, report.
+"""The command `omics-eval`: embed, annotate, attribute, perturb, report.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,16 @@ class MethodName(StrEnum):
     logistic = "logistic"
     knn = "knn"
     centroid = "centroid"
+
+
+class ValuesName(StrEnum):
+    """What the values of `perturb` are."""
+
+    counts = "counts"
+    log_e = "log-e"
+    log_2 = "log-2"
+    log_10 = "log-10"
+    linear = "linear"
 
 
 class LevelName(StrEnum):
@@ -384,6 +395,132 @@ def report_command(
     page = render_report(gather_report(read_cells(source), load_split(split), request))
     write_bytes(out, page.encode())
     say(str(out))
+
+
+@app.command("perturb")
+def perturb_command(
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS",
+            help="An .h5ad file, or a .parquet table with a column a gene: cells or means.",
+        ),
+    ],
+    *,
+    truth: Annotated[
+        Path, typer.Option("--truth", metavar="CELLS", help="Measured cells: .h5ad or a store.")
+    ],
+    perturbation: Annotated[
+        str, typer.Option("--perturbation", metavar="COL", help="The column of perturbations.")
+    ],
+    control: Annotated[
+        str, typer.Option("--control", metavar="NAME", help="The value of controls in it.")
+    ],
+    out: Out,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            "--split",
+            help="From `omics-data split --perturbation`. Default: what is predicted is tested, and "
+            "all other perturbations teach the baselines.",
+        ),
+    ] = None,
+    query: Annotated[str, typer.Option("--query", help="The split to score.")] = "test",
+    separator: Annotated[
+        str, typer.Option("--separator", help="Between the parts of a combination.")
+    ] = "+",
+    covariate: Annotated[
+        str | None,
+        typer.Option(
+            "--covariate", metavar="COL", help="Such as the cell line: compare within each."
+        ),
+    ] = None,
+    truth_values: Annotated[
+        ValuesName, typer.Option("--truth-values", help="What the measured values are.")
+    ] = ValuesName.counts,
+    prediction_values: Annotated[
+        ValuesName, typer.Option("--prediction-values", help="What the predicted values are.")
+    ] = ValuesName.log_e,
+    shared_genes: Annotated[
+        bool,
+        typer.Option(
+            "--shared-genes", help="Leave out, for every method, genes that are not predicted."
+        ),
+    ] = False,
+    each: Annotated[
+        Path | None,
+        typer.Option("--each", help="Also write the scores of each perturbation (.parquet, .csv)."),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the predictions are of.")] = "model",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score predicted perturbations beside plain baselines, on means over cells.
+
+    Values of log-e, log-2 and log-10 are logarithms of 1 + expression. Genes that the predictions
+    lack are never filled in.
+    """
+    from omics.eval.perturbation_comparison import compare_perturbations
+    from omics.eval.perturbation_inputs import ScreenColumns, read_measured, read_predicted
+    from omics.eval.results import write_results
+    from omics.eval.table_files import check_suffix
+
+    for path in (out, each):
+        if path is not None:
+            require_free(path, overwrite=overwrite)
+    if each is not None:
+        check_suffix(each)
+    columns = ScreenColumns(
+        perturbation=perturbation, control=control, separator=separator, covariate=covariate
+    )
+    measured = read_measured(truth, columns, values=truth_values.value, split=split, query=query)
+    predicted = read_predicted(predictions, measured, values=prediction_values.value)
+    compared = compare_perturbations(measured, predicted, model=name, shared_genes=shared_genes)
+    rows = compared.rows(task=f"perturb:{perturbation}", dataset=truth.name, seed=seed)
+    write_results(out, rows)
+    if each is not None:
+        compared.write_each(each)
+    if as_json:
+        counted = {"genes": compared.num_genes, "genes_left_out": compared.num_genes_left_out}
+        record = {"out": str(out), **counted, "notes": compared.notes}
+        # The interval of an error of a single perturbation has no end, and JSON no infinity.
+        finite = [
+            {key: None if value in (inf, -inf) else value for key, value in asdict(row).items()}
+            for row in rows
+        ]
+        print_json({**record, "results": finite})
+        return
+    left_out = compared.num_genes_left_out
+    without = f" ({left_out:,} that are not predicted left out)" if left_out else ""
+    say(f"{compared.num_genes:,} genes{without}, 95% intervals over perturbations")
+    _say_perturbations(rows)
+    for note in compared.notes:
+        say(f"note: {note}")
+    say(str(out))
+
+
+def _say_perturbations(rows: list[EvalResult]) -> None:
+    """Print a line a method and task: the metrics that tell most, with their intervals."""
+    shown = ("delta_pearson", "delta_pearson_de", "mae", "discrimination", "direction_accuracy_de")
+    by_method: dict[tuple[str, str], dict[str, EvalResult]] = {}
+    for row in rows:
+        found = by_method.setdefault((row.task, row.method), {})
+        found[row.metric.removesuffix("_difference")] = row
+    width = max(len(method) for _, method in by_method)
+    last = ""
+    for (task, method), values in by_method.items():
+        if task != last:
+            say(f"{task}, {max(row.n for row in values.values()):,} perturbations")
+            say(f"{'':{width}}  " + "  ".join(f"{name:23}" for name in shown).rstrip())
+            last = task
+        texts = [
+            f"{values[m].value:.3f} [{values[m].low:.3f}, {values[m].high:.3f}]"
+            if m in values
+            else "-"
+            for m in shown
+        ]
+        say(f"{method:{width}}  " + "  ".join(f"{text:23}" for text in texts).rstrip())
 
 
 def _named_folders(given: list[str]) -> dict[str, Path]:

@@ -27,15 +27,16 @@ class EvalResult:
     """One number.
 
     Attributes:
-        task: what was asked, such as `annotate:cell_type`.
+        task: what was asked, such as `annotate:cell_type` or `perturb:target`.
         dataset: a name for the cells, such as the file's.
         method: what answered.
         metric: `accuracy`, `macro_f1`, `accuracy_difference`, ..., or of hidden values `exact`,
-            `mae`, ... (see `hidden_values`).
+            `mae`, ... (see `hidden_values`), or of perturbations those of `perturbation_scores`.
         value: the number.
         low: lower end of its interval.
         high: upper end.
-        n: what it is over: test cells; of the tasks `hidden:FIELD`, hidden tokens of these.
+        n: what it is over: test cells; of the tasks `hidden:FIELD`, hidden tokens of these; of
+            `perturb:COLUMN`, perturbations.
         seed: of the split's, the method's and the interval's draws.
         bundle: digest of the bundle behind the embedding; empty for a method without one.
     """

@@ -16,6 +16,7 @@ from omics.data.command_line import say
 from omics.data.errors import InputDataError, nearest
 from omics.data.keyed_random import keyed_uniform
 from omics.data.obs_groups import group_codes
+from omics.data.perturbation_names import perturbed_genes
 from omics.data.transforms import apply_transforms, bind_transforms
 from omics.train.target_cells import cutting_steps, value_steps
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from omics.data.cell_batch import CellBatch
-    from omics.data.genes import GeneTable
     from omics.data.storage.store import CellStore
     from omics.data.transforms import Transform
     from omics.train.run_config import PairingConfig
@@ -38,6 +38,7 @@ class Perturbations:
     """What was done to each cell of a store.
 
     Attributes:
+        names: object [perturbations], as the column has them.
         code: int64 [cells], number of the perturbation; -1 for controls, -2 for cells that cannot
             be used.
         genes: int64, positions of the genes of one perturbation after the other.
@@ -45,6 +46,7 @@ class Perturbations:
         group: int64 [cells], group of each cell; all 0 without a group column.
     """
 
+    names: Array
     code: Array
     genes: Array
     first: Array
@@ -74,17 +76,20 @@ class Perturbations:
             )
         number = np.full(len(names) + 1, -2, np.int64)  # The last place is that of missing values.
         genes: list[Array] = []
+        known: list[str] = []
         unknown: list[str] = []
-        position_of = _positions(store.genes)
+        position_of = store.genes.position_of_name
         for place, name in enumerate(names):
-            if name == config.control:
+            parts = perturbed_genes(name, control=config.control, separator=config.separator)
+            if not parts:
                 number[place] = -1
                 continue
-            found = [position_of.get(part, -1) for part in name.split(config.separator)]
+            found = [position_of.get(part, -1) for part in parts]
             if min(found) < 0:
                 unknown.append(name)
                 continue
             number[place] = len(genes)
+            known.append(name)
             genes.append(np.unique(np.array(found, np.int64)))
         if not genes:
             raise InputDataError(
@@ -97,7 +102,13 @@ class Perturbations:
                 f"the store does not have, such as {unknown[0]!r}"
             )
         first = np.concatenate([[0], np.cumsum([len(each) for each in genes])]).astype(np.int64)
-        return cls(code=number[codes], genes=np.concatenate(genes), first=first, group=group)
+        return cls(
+            names=np.array(known, dtype=object),
+            code=number[codes],
+            genes=np.concatenate(genes),
+            first=first,
+            group=group,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,11 +276,3 @@ def _keys(batch: CellBatch) -> Array:
     """Return int64 [nnz], a number for each cell and gene."""
     keys: Array = batch.cell_of_entry() * batch.num_genes + batch.genes.astype(np.int64)
     return keys
-
-
-def _positions(genes: GeneTable) -> dict[str, int]:
-    """Return the position of each id and symbol; ids win, of repeated symbols the first."""
-    position_of = {str(name): place for place, name in enumerate(genes.ids)}
-    for place, name in enumerate(genes.symbols):
-        position_of.setdefault(str(name), place)
-    return position_of

@@ -13,6 +13,7 @@ from omics.data.command_line import progress, say
 from omics.data.errors import ConfigError, InputDataError, nearest
 from omics.models import Bundle
 from omics.train.cell_selection import data_path, inference_rows, label_values
+from omics.train.run_config import EmbeddingConfig, OutputConfig
 from omics.train.run_files import refuse_existing
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMATS = ("parquet", "csv", "h5ad")
 H5AD_FILE = "predictions.h5ad"
+PERTURBED_FILE = "perturbed_expression.h5ad"
 
 
 def check_precision(precision: str) -> None:
@@ -66,6 +68,14 @@ def check_prediction(config: RunConfig, folder: Path) -> None:
     from omics.models.readout import POOLED
 
     wanted, formats = config.embedding, config.output.formats
+    if config.data_module.pairing.column is not None:
+        if (wanted, config.output) != (EmbeddingConfig(), OutputConfig()):
+            raise ConfigError(
+                "data_module.pairing asks what perturbations do, which is one table and holds no "
+                "embeddings of cells. Leave embedding and output out, or pairing."
+            )
+        refuse_existing(folder / PERTURBED_FILE, overwrite=config.overwrite)
+        return
     if not formats or len(set(formats)) < len(formats):
         raise ConfigError(
             f"output.formats is {list(formats)}: name some of {', '.join(FORMATS)}, once each."
@@ -97,6 +107,8 @@ def check_prediction(config: RunConfig, folder: Path) -> None:
 def predict(config: RunConfig, folder: Path) -> None:
     """Write embeddings, predictions, probabilities and logits of cells, in input order, streamed.
 
+    With `data_module.pairing`, write the expression after each perturbation instead.
+
     Args:
         config: with `checkpoint`, the cells, and what is wanted in `embedding` and `output`.
         folder: where the files go.
@@ -114,6 +126,9 @@ def predict(config: RunConfig, folder: Path) -> None:
 
     check_prediction(config, folder)
     bundle = _checkpoint(config)
+    if config.data_module.pairing.column is not None:
+        _predict_perturbed(config, bundle, folder)
+        return
     wanted, source = config.embedding, data_path(config)
     model = bundle.model.model_config
     at_genes = wanted.level == "gene"
@@ -177,6 +192,21 @@ def predict(config: RunConfig, folder: Path) -> None:
     gone = [f"{n:,} {why}" for why, n in zip(REASONS, reasons, strict=True) if why and n]
     without = f"; without numbers: {', '.join(gone)}" if gone else ""
     say(f"Wrote {reasons.sum():,} cells to {folder}{without}")
+
+
+def _predict_perturbed(config: RunConfig, bundle: Bundle, folder: Path) -> None:
+    """Write the mean expression that a bundle predicts of each perturbation."""
+    from omics.eval.cell_files import write_cells
+    from omics.train.perturbed_expression import perturbed_expression
+
+    with open_cells(data_path(config)) as store:
+        rows = inference_rows(config.data_module, store, default=None)
+        found = perturbed_expression(config, bundle, store, rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_cells(found, folder / PERTURBED_FILE)
+    silent = int(np.isnan(found.X).any(axis=0).sum())
+    without = f"; {silent:,} of the genes were not asked of some" if silent else ""
+    say(f"Wrote {found.n_obs:,} perturbations of {found.n_vars:,} genes to {folder}{without}")
 
 
 def test(config: RunConfig, folder: Path) -> None:
