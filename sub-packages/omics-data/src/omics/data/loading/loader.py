@@ -285,6 +285,16 @@ class Loader:
         """Return one batch of this rank."""
         begin, end = plan.share(index, self.rank)
         rows = order[begin:end].copy()  # A batch that lives on must not keep the order alive.
+        return self.read(rows, epoch=epoch, buffers=buffers)
+
+    def read(self, rows: Array, *, epoch: int, buffers: BatchBuffers | None = None) -> CellBatch:
+        """Return chosen cells as an epoch gives them, whatever batch they were in there.
+
+        Args:
+            rows: int64 [n] of the store.
+            epoch: of the random transforms.
+            buffers: to read into.
+        """
         batch = self.store.take(rows, obs=self.obs, buffers=buffers)
         return apply_transforms(
             batch, self.transforms, seed=self.seed, epoch=epoch, training=self.training

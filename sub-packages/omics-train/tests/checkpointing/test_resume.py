@@ -1,0 +1,113 @@
+"""A run that is stopped and goes on is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from run_parts import SMALL, compose
+
+from omics.data.errors import StoppedError
+from omics.models import Bundle
+from omics.train.checkpointing.checkpoint_folder import (
+    MODEL,
+    OPTIMIZER,
+    VALIDATION,
+    newest_checkpoint,
+)
+from omics.train.lightning_module import RunReporter, TrainingModule
+from omics.train.train_run import train
+
+# Dropout, a validation within the epoch, masks that follow it, and tables of its last result.
+HARD = [
+    *SMALL,
+    "model.dropout=0.2",
+    "trainer.val_check_interval=0.5",
+    "data_module.adaptive_masking.enabled=true",
+    "trainer.early_stopping.patience=50",
+    "trainer.losses=[{field_name: expression, name: mse, metrics: [gene_errors, mae]}]",
+]
+
+
+def setting(atlas, folder, *overrides):
+    return compose("pretrain", [*atlas.cells, f"working_dir={folder}", *HARD, *overrides])
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Return the rows of each step that is taken, by its number."""
+    rows = {}
+    step = TrainingModule.training_step
+
+    def recorded(module, window, batch_idx):
+        rows[module.global_step + 1] = np.concatenate(window.rows)
+        step(module, window, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", recorded)
+    return rows
+
+
+def stop_after_each_step(monkeypatch):
+    """Let every run be asked to stop when it has taken one step."""
+    after = RunReporter.on_train_batch_end
+
+    def asked(reporter, trainer, *arguments):
+        after(reporter, trainer, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunReporter, "on_train_batch_end", asked)
+
+
+def train_in_pieces(config, folder):
+    """Go on until the run is over; return how often it was stopped."""
+    config.resume = "auto"
+    for number in range(100):
+        try:
+            train(config, folder)
+        except StoppedError:
+            continue
+        return number
+    raise AssertionError("The run does not end.")
+
+
+def assert_same_run(one, other):
+    """Compare everything that two run folders hold, bit for bit."""
+    first, second = newest_checkpoint(one), newest_checkpoint(other)
+    for name in (MODEL, OPTIMIZER, VALIDATION):
+        a, b = first.tensors(name), second.tensors(name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    for key in first.state.keys() - {"config"}:
+        assert first.state[key] == second.state[key], key
+    for file in ("history.csv", "gene_errors/expression_masked.parquet"):
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+    bundles = [Bundle.load(folder / "bundle").model.state_dict() for folder in (one, other)]
+    assert all(torch.equal(bundles[0][name], bundles[1][name]) for name in bundles[0])
+    assert (one / "bundle_best").exists() == (other / "bundle_best").exists()
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
+@pytest.mark.parametrize(("window", "batch_size"), [(1, 40), (3, 16)])
+def test_a_run_stopped_after_every_step_is_the_run_that_was_not(
+    atlas, tmp_path, monkeypatch, seen, prefetch, window, batch_size
+):
+    def configured(name):
+        overrides = [
+            f"data_module.prefetch={prefetch}",
+            f"data_module.batch_size={batch_size}",
+            f"trainer.accumulate_grad_batches={window}",
+        ]
+        return setting(atlas, tmp_path / name, *overrides)
+
+    train(configured("whole"), tmp_path / "whole")
+    whole = dict(seen)
+    seen.clear()
+    with monkeypatch.context() as patched:
+        stop_after_each_step(patched)
+        stops = train_in_pieces(configured("pieces"), tmp_path / "pieces")
+    assert stops == len(whole) - 1
+    assert all(np.array_equal(seen[step], whole[step]) for step in whole)
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
