@@ -25,6 +25,7 @@ from omics.train.checkpointing.run_state import Progress, restore_results
 from omics.train.checkpointing.same_configuration import cells_per_step, plain
 from omics.train.early_stopping import EarlyStopping
 from omics.train.finite_watch import NonFiniteError
+from omics.train.history import HISTORY
 from omics.train.lightning_module import (
     RunReporter,
     TrainingModule,
@@ -228,6 +229,7 @@ class _Attempt:
             for errors in module.metrics.gene_errors.values():
                 errors.compute()
         if self.place.is_first:
+            module.history.write(self.folder / HISTORY)
             classes = {spec.name: spec.classes for spec in training.labels}
             write_validation_files(self.folder, module, training.source.tokenizer, classes)
         training.model.cpu().eval()

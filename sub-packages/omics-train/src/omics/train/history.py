@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from omics.train.losses import LossTerm
 
+HISTORY = "history.csv"
 HEADER = "step,epoch,phase,term,value"
 
 

@@ -26,7 +26,7 @@ from omics.data.command_line import say
 from omics.data.errors import InputDataError, ResourceError
 from omics.train.batch_window import Window
 from omics.train.finite_watch import FiniteWatch, NonFiniteError
-from omics.train.history import History, RunningMeans, history_rows
+from omics.train.history import HISTORY, History, RunningMeans, history_rows
 from omics.train.memory_backoff import with_memory_backoff
 from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
@@ -337,7 +337,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
 
 class RunReporter(L.Callback):  # type: ignore[misc]
-    """Writes the history and moves the progress bar."""
+    """Writes the history after each epoch and moves the progress bar."""
 
     def __init__(self, folder: Path, advance: Callable[[int], None]) -> None:
         self.folder = folder
@@ -355,14 +355,7 @@ class RunReporter(L.Callback):  # type: ignore[misc]
         if trainer.is_global_zero:
             self.advance(1)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the whole history."""
-        self._write(trainer, pl_module)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what there is so far, so that a stopped run shows its curve."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, TrainingModule):
-            pl_module.history.write(self.folder / "history.csv")
+            pl_module.history.write(self.folder / HISTORY)
