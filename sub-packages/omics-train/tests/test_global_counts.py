@@ -76,6 +76,10 @@ def test_accumulation_over_uneven_micro_batches_changes_nothing(bounds, losses):
     assert relative(split, whole) < 1e-5
 
 
+def test_a_process_without_a_cell_has_a_gradient_of_zero_everywhere():
+    assert not gradients([0, 0]).any()
+
+
 def test_local_means_would_be_wrong():
     """The habit this replaces: dividing each micro-batch by its own counts."""
     whole = gradients([0, NUM_CELLS])

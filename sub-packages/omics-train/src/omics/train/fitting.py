@@ -254,7 +254,6 @@ class _Attempt:
         strategy = DDPStrategy(
             # Counts are summed on the host, gradients where they are.
             process_group_backend=None if settings.accelerator == "cpu" else "cpu:gloo,cuda:nccl",
-            broadcast_buffers=False,
             find_unused_parameters=_has_unused_parameters(self.training),
         )
         return {
@@ -266,10 +265,12 @@ class _Attempt:
 
 
 def _has_unused_parameters(training: Training) -> bool:
-    """Return whether a trained parameter has no part in the loss; looked up with no cell at all."""
-    batches = training.batches.read([np.empty(0, np.int64)], 0)
-    fill_totals(batches)
-    loss, _ = training_step(training.model, batches[0].to("cpu"), training.objective)
+    """Return whether a trained parameter has no part in the loss; every process asks of one cell."""
+    batches = training.batches
+    row = batches.epochs[0].loader.first_row
+    (batch,) = batches.read([np.array([row])], 0)
+    fill_totals([batch])
+    loss, _ = training_step(training.model, batch.to("cpu"), training.objective)
     loss.backward()  # type: ignore[no-untyped-call]
     trained = [each for each in training.model.parameters() if each.requires_grad]
     unused = any(each.grad is None for each in trained)

@@ -161,12 +161,12 @@ def train_in_processes(config: RunConfig, folder: Path) -> None:
             ]
             stack.enter_context(_ended_on_error(processes))
             stack.enter_context(_forwarded_signals(processes))
-            while all(process.poll() in (None, 0) for process in processes):
+            while not (failed := [rank for rank, each in enumerate(processes) if each.poll()]):
                 if all(process.poll() == 0 for process in processes):
                     return
                 time.sleep(_LOOK_EVERY_S)
             _wait(processes)
-        raise _error(processes, reports)
+        raise _error(failed[0], processes, reports)
 
 
 @contextlib.contextmanager
@@ -205,17 +205,23 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _error(processes: list[subprocess.Popen[bytes]], reports: Path) -> OmicsError:
-    """Return the error of the process that had one to tell; what follows from it says less."""
+def _error(failed: int, processes: list[subprocess.Popen[bytes]], reports: Path) -> OmicsError:
+    """Return the error of the process that had one to tell; what follows from it says less.
+
+    Args:
+        failed: rank of the first process that ended with an error.
+        processes: all of them.
+        reports: where they leave their errors.
+    """
     for file in sorted(reports.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns):
         told = json.loads(file.read_text())
         if told["exit_code"] == EXIT_STOPPED:
             return StoppedError(told["message"])
         return ProcessError(told["message"], told["exit_code"])
-    rank, code = next((r, p.returncode) for r, p in enumerate(processes) if p.returncode)
+    code = processes[failed].returncode
     killed = f" (killed by signal {-code}; 9 is often a lack of memory)" if code < 0 else ""
     return ProcessError(
-        f"Process {rank} of {len(processes)} ended with code {code}{killed}. Its own message is "
+        f"Process {failed} of {len(processes)} ended with code {code}{killed}. Its own message is "
         "above, if it had one. Run the command again with resume=true to go on from its newest "
         "checkpoint."
     )

@@ -165,6 +165,11 @@ class Loader:
         """The batches that are left of the epoch, the same on every rank."""
         return len(self._plan(self._position, self._epoch))
 
+    @property
+    def first_row(self) -> int:
+        """The first of the rows that were given, the same on every rank."""
+        return 0 if self._rows is None else int(self._rows[0])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
 

@@ -219,8 +219,20 @@ class Checkpoints(LightningCheckpoint):  # type: ignore[misc]
         module.refuse_non_finite()
         gathered, tensors = gather_state(trainer, module, self.place)
         self._saved = progress
-        if not self.place.is_first:
-            return
+        if self.place.is_first:
+            self._write(trainer, progress, gathered, tensors, ended=ended)
+        # Who goes back to this checkpoint must find it, whichever process it is.
+        trainer.strategy.barrier()
+
+    def _write(
+        self,
+        trainer: L.Trainer,
+        progress: Progress,
+        gathered: dict[str, Any],
+        tensors: dict[str, dict[str, torch.Tensor]],
+        *,
+        ended: bool,
+    ) -> None:
         best = self.best
         state = {
             **self.facts,
