@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -51,14 +52,21 @@ def crash_in(monkeypatch, step):
     monkeypatch.setattr(RunReporter, "on_train_batch_end", crash)
 
 
-@pytest.fixture
-def crashed(atlas, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def died(atlas, tmp_path_factory):
     """Return the folder of a run of 14 steps that died in step 7, saved after every second one."""
-    with monkeypatch.context() as patched:
+    folder = tmp_path_factory.mktemp("died") / "r"
+    with pytest.MonkeyPatch.context() as patched:
         crash_in(patched, 7)
         with pytest.raises(RuntimeError, match="killed"):
-            train(setting(atlas, tmp_path / "r", *EVERY), tmp_path / "r")
-    return tmp_path / "r"
+            train(setting(atlas, folder, *EVERY), folder)
+    return folder
+
+
+@pytest.fixture
+def crashed(died, tmp_path):
+    """Return a copy of that folder."""
+    return Path(shutil.copytree(died, tmp_path / "r"))
 
 
 @pytest.fixture(scope="module")

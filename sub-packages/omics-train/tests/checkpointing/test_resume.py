@@ -40,7 +40,7 @@ def seen(monkeypatch):
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 2])
-@pytest.mark.parametrize(("window", "batch_size"), [(1, 40), (3, 16)])
+@pytest.mark.parametrize(("window", "batch_size"), [(1, 50), (3, 16)])
 def test_a_run_stopped_after_every_step_is_the_run_that_was_not(
     atlas, tmp_path, monkeypatch, seen, prefetch, window, batch_size
 ):
@@ -60,4 +60,66 @@ def test_a_run_stopped_after_every_step_is_the_run_that_was_not(
         stops = train_in_pieces(configured("pieces"), tmp_path / "pieces")
     assert stops == len(whole) - 1
     assert all(np.array_equal(seen[step], whole[step]) for step in whole)
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+
+
+CURRICULUM = "[{max_epochs: 1, batch_size: 60, max_length: 9}]"
+VARIANTS = {
+    "a limit of steps": ["trainer.max_steps=7"],
+    "a limit within an epoch without a validation there": [
+        "trainer.max_steps=5",
+        "trainer.val_check_interval=1.0",
+    ],
+    "stages": [f"trainer.curriculum={CURRICULUM}", "trainer.val_check_interval=1"],
+    "saved in between": ["trainer.checkpoint.every_steps=3", "trainer.max_epochs=3"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_runs_of_any_shape_are_stopped_and_go_on(atlas, tmp_path, monkeypatch, variant):
+    overrides = ["data_module.batch_size=40", *VARIANTS[variant]]
+    train(setting(atlas, tmp_path / "whole", *overrides), tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after_each_step(patched)
+        stops = train_in_pieces(
+            setting(atlas, tmp_path / "pieces", *overrides), tmp_path / "pieces"
+        )
+    assert stops > 3
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+
+
+def test_adapters_without_validation_are_stopped_and_go_on(
+    atlas, pretrained, tmp_path, monkeypatch
+):
+    def configured(name):
+        overrides = [
+            f"input_file={atlas.store}",
+            f"working_dir={tmp_path / name}",
+            f"checkpoint={pretrained}/bundle",
+            "label_columns=[cell_type]",
+            "trainer.max_epochs=2",
+            "trainer.lora.r=2",
+            "data_module.batch_size=70",
+            "data_module.order=class_balanced:cell_type",
+        ]
+        return compose("finetune", overrides)
+
+    train(configured("whole"), tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after_each_step(patched)
+        assert train_in_pieces(configured("pieces"), tmp_path / "pieces") == 5
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces", tables=False)
+
+
+def test_early_stopping_counts_on(atlas, tmp_path, monkeypatch):
+    overrides = [
+        "data_module.batch_size=70",
+        "trainer.max_epochs=9",
+        "trainer.early_stopping.patience=2",
+        "trainer.early_stopping.min_delta=100",
+    ]
+    train(setting(atlas, tmp_path / "whole", *overrides), tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_after_each_step(patched)
+        train_in_pieces(setting(atlas, tmp_path / "pieces", *overrides), tmp_path / "pieces")
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")

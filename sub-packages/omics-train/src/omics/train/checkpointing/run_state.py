@@ -145,7 +145,7 @@ def restore_state(
         restore_random_state(own["random"])
         parts = [own["means"]]
     else:
-        torch.default_generator.manual_seed(torch.initial_seed() + checkpoint.step)
+        torch.manual_seed(torch.initial_seed() + checkpoint.step)
         parts = [each["means"] for each in ranks] if place.is_first else []
     for phase in module.means:
         module.means[phase] = RunningMeans.summed([part[phase] for part in parts], module.device)

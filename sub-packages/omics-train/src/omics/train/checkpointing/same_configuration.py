@@ -99,14 +99,7 @@ def refuse_other_configuration(config: RunConfig, state: Mapping[str, Any], num_
             f"trainer.accumulate_grad_batches x processes) were {state['cells_per_step'][-1]} and "
             f"are {cells[-1]}"
         )
-    stages = [
-        (
-            tuple((stage["max_epochs"], stage["max_length"]) for stage in each["curriculum"]),
-            "trainer.curriculum",
-        )
-        for each in (state["config"]["trainer"], plain(config)["trainer"])
-    ]
-    if stages[0] != stages[1]:
+    if _stages(state["config"]) != _stages(plain(config)):
         differ.append("trainer.curriculum has other stages")
     if differ:
         raise ConfigError(
@@ -115,6 +108,11 @@ def refuse_other_configuration(config: RunConfig, state: Mapping[str, Any], num_
         )
     if num_steps != state["num_steps"]:
         _refuse_other_rates(config, state, num_steps)
+
+
+def _stages(config: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Return what a curriculum says beside batch sizes, which count as cells of a step."""
+    return [(each["max_epochs"], each["max_length"]) for each in config["trainer"]["curriculum"]]
 
 
 def _refuse_other_rates(config: RunConfig, state: Mapping[str, Any], num_steps: int) -> None:
