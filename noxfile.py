@@ -1,4 +1,4 @@
-"""The chores of the monorepo: quickstart, tests, lint, types, docs, wheels, bench, gpu.
+"""The chores of the monorepo: quickstart, tests, lint, types, docs, wheels, bench, studies, gpu.
 
 - One environment serves every session. `environment` makes and fills it, the others require it,
   and each step is skipped while the digest of what it was made from is unchanged.
@@ -35,7 +35,7 @@ PACKAGES = [
     "omics-dna",
 ]
 # The optional dependencies that the tests and the quickstart need.
-TESTED_EXTRAS = ["lora", "ontology", "plots", "qc", "rdata", "soma", "streaming"]
+TESTED_EXTRAS = ["attribution", "lora", "ontology", "plots", "qc", "rdata", "soma", "streaming"]
 # litdata asks for torchvision, whose CUDA build breaks a CPU torch; nothing here needs it.
 WITHOUT_DEPENDENCIES = ["litdata"]
 # What `bench -- loader` compares with, beside what the tests bring.
@@ -252,6 +252,12 @@ def bench(session: nox.Session) -> None:
         run(session, "python", "-m", "pip", "install", "-q", *target, *names)
         session.env["PYTHONPATH"] = str(peers)
     run(session, "python", "-W", "ignore", f"bench/{name}.py", *options)
+
+
+@nox.session(default=False, venv_backend="none", requires=["environment"])
+def studies(session: nox.Session) -> None:
+    """Run studies of planted truth by their names, or all (`-- --help` shows the options)."""
+    run(session, "python", "-W", "ignore", "studies/planted.py", *session.posargs)
 
 
 @nox.session(default=False, reuse_venv=False)

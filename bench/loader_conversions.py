@@ -26,6 +26,14 @@ def copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
+def copy_part(source: Path, target: Path) -> None:
+    """Copy as many bytes as a store of the file has, about 3 of 8: what the disk alone takes."""
+    left = source.stat().st_size * 3 // 8
+    with source.open("rb") as read, target.open("wb") as write:
+        while left:
+            left -= write.write(read.read(min(left, 1 << 22)))
+
+
 def ours(source: Path, target: Path, *, layout: str = "plain") -> None:
     """Convert with omics-data: statistics, checksums and fsync included."""
     from omics.data import convert
@@ -90,6 +98,7 @@ def annbatch(source: Path, target: Path) -> None:
 
 CONVERTERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "cp": ("shutil", copy),
+    "cp of 3 bytes per non-zero": ("shutil", copy_part),
     "omics": ("omics.data", ours),
     "omics packed": ("omics.data", ours_packed),
     "bionemo-scdl paged": ("bionemo.scdl", scdl_paged),

@@ -27,7 +27,7 @@ REPEATED_NAMES = {"__init__.py", "__main__.py", "cli.py"}
 UNWATCHED = {".git", ".nox", ".venv", "build", "dist", "_build", "__pycache__", "work"}
 COMMAND = "python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox -s {session}"
 TREE_BEGIN, TREE_END = "<!-- tree begins -->\n```text\n", "```\n<!-- tree ends -->"
-EXPLAINED_FOLDERS = {"ci", "docs", "quickstart", "bench"}
+EXPLAINED_FOLDERS = {"ci", "docs", "quickstart", "bench", "studies"}
 
 UNSAFE_NAMES = {"eval", "exec"}
 UNSAFE_CALLS = {
@@ -238,8 +238,8 @@ def distribution(requirement: str) -> str:
 def tree_paths(house: House) -> list[Path]:
     """Return what the tree shows, in its order: a folder right before its files.
 
-    Top-level files and the files of `ci/`, `docs/`, `quickstart/` and `bench/` are shown, and each
-    module; folders inside a package (`configs/`, `templates/`) and inside `docs/` are one line.
+    Top-level files, the files of the explained folders and each module are shown; folders inside a
+    package (`configs/`, `templates/`) and inside `docs/` are one line.
     """
     shown: set[Path] = set()
     for path in house.files:

@@ -60,6 +60,29 @@ def test_types_can_be_found_again_across_batches():
     assert np.mean(distances.argmin(axis=1) == types[~train]) > 0.95
 
 
+def test_types_and_batches_differ_as_much_as_asked():
+    def fold(column, group, genes, **options):
+        adata = synthesize(2000, 200, num_types=2, seed=3, **options)
+        inside = (adata.obs[column] == group).to_numpy()
+        counts = adata.X.toarray()[:, genes(adata)]
+        return float(np.median(counts[inside].mean(0) / counts[~inside].mean(0)))
+
+    def markers(adata):
+        return np.flatnonzero(adata.var["marker_of"] == "type1")
+
+    plain = fold("cell_type", "type1", markers, marker_fold=1.0)
+    assert 0.7 < plain < 1.4
+    assert fold("cell_type", "type1", markers, marker_fold=5.0) > 3
+
+    def spread(effect):
+        adata = synthesize(2000, 200, seed=3, batch_effect=effect)
+        inside = (adata.obs["batch"] == "batch1").to_numpy()
+        means = adata.X[inside].mean(0), adata.X[~inside].mean(0)
+        return float(np.std(np.log(means[0] + 1e-3) - np.log(means[1] + 1e-3)))
+
+    assert spread(1.0) > 3 * spread(0.1)
+
+
 def test_blocks_do_not_show(monkeypatch):
     whole = synthesize(30, 40)
     monkeypatch.setattr("omics.data.synthetic._BLOCK_VALUES", 40 * 7)
@@ -83,6 +106,8 @@ def test_small_experiments_work(shape):
         ({"num_batches": 5, "num_donors": 4}, "every batch needs a donor"),
         ({"mean_genes": 19}, "mean_genes is 19; with 20 genes it must be between 1 and 18"),
         ({"mean_genes": 0}, "mean_genes is 0"),
+        ({"marker_fold": 0.5}, "marker_fold is 0.5"),
+        ({"batch_effect": -0.1}, "batch_effect -0.1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, found):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+from attribution_parts import Planted, planted
 from scipy import sparse
 from sklearn.model_selection import train_test_split
 
@@ -122,3 +123,9 @@ def bundle(bundle_folder: Path) -> Bundle:
     from omics.models import Bundle
 
     return Bundle.load(bundle_folder)
+
+
+@pytest.fixture(scope="session")
+def planted_cells(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Cells whose types have marker genes, and a model that learned them."""
+    return planted(tmp_path_factory.mktemp("planted"))

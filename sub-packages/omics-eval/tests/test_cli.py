@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from omics.data import convert, synthesize
+from omics.data import convert, load_split, make_split, synthesize
 from omics.data.command_line import Verbosity
+from omics.eval import attribute
 from omics.eval.cli import main
 from omics.eval.embedding import embed
 from omics.eval.results import read_results
@@ -301,3 +302,43 @@ def test_help_of_every_verb_is_in_sentences(command):
         code, out, _ = command(verb, "--help")
         assert code == 0
         assert "--out" in out
+
+
+def test_attribute_writes_tables_and_says_what_they_hold(command, planted_cells, tmp_path):
+    store, bundle = planted_cells.store, planted_cells.bundle
+    make_split(store, stratify="cell_type", seed=0).save(tmp_path / "split.parquet")
+    arguments = ("attribute", store.path, "--bundle", bundle.path, "--steps", 4, "--top", 5)
+    code, out, _ = command(
+        *(*arguments, "--split", tmp_path / "split.parquet", "--max-cells", 12, "--seed", 2),
+        *("--class", "type1", "--class", "type2", "--targets", "every", "--out", tmp_path / "out"),
+        *("--baseline", "zero", "--device", "cpu", "--bundle", bundle.path),
+    )
+    assert code == 0
+    expected = attribute(
+        store,
+        bundle,
+        rows=load_split(tmp_path / "split.parquet").rows("test"),
+        steps=4,
+        num_top=5,
+        max_cells=12,
+        seed=2,
+        device="cpu",
+        classes=["type1", "type2"],
+        targets="every",
+        baseline="zero",
+    )
+    scores = pd.read_parquet(tmp_path / "out/attributions.parquet")
+    assert np.array_equal(scores["score"], expected.scores["score"])
+    for line in expected.lines():
+        assert line in out
+    assert "top_genes_shared_by_bundles (type1): 1, n 12" in out
+    code, _, error = command(*arguments, "--out", tmp_path / "out")
+    assert (code, "attributions.parquet exists already" in error) == (2, True)
+    for wrong, message in (
+        (("--query", "test"), "add --split FILE"),
+        (("--label", "celltype"), "Did you mean 'cell_type'"),
+        (("--method", "rollout", "--baseline", "none"), "'none' is not one of"),
+    ):
+        code, _, error = command(*arguments, *wrong, "--out", tmp_path / "no")
+        assert (code, message in error) == (2, True), error
+        assert not (tmp_path / "no").exists()

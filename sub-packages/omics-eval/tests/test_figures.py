@@ -5,6 +5,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from omics.data.errors import MissingExtraError, UsageError
@@ -16,6 +17,7 @@ from omics.eval.figures import (
     curve_figure,
     legend,
     scatter_figure,
+    top_genes_figure,
 )
 from omics.eval.projection import umap_coordinates
 
@@ -181,3 +183,37 @@ def test_missing_umap_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'omics-eval\[plots\]'"):
         umap_coordinates(np.random.default_rng(0).random((9, 3)))
+
+
+def bars(num_classes, num_genes):
+    rows = [
+        {
+            "class": f"class {c}",
+            "symbol": f"S{c}_{g}",
+            "score": 9.0 - g,
+            "low": 8 - g,
+            "high": 11 - g,
+        }
+        for c in range(num_classes)
+        for g in range(num_genes)
+    ]
+    return pd.DataFrame(rows, columns=["class", "symbol", "score", "low", "high"])
+
+
+def test_top_genes_are_bars_by_class_and_repeat():
+    first, second = (top_genes_figure(bars(3, 14), title="Genes") for _ in range(2))
+    assert first.data == second.data
+    text = text_of(first)
+    assert all(f"class {c}" in text for c in range(3))
+    assert "S1_9" in text
+    assert "S1_10" not in text
+    assert "mean score" in text
+    assert first.alt == "Genes: bars of the first genes of class 0, class 1, class 2"
+    many = top_genes_figure(bars(15, 1), title="Genes")
+    assert many.alt.endswith("class 11 (3 more are not drawn)")
+
+
+def test_top_genes_of_strange_names_and_of_none():
+    table = bars(1, 2).assign(**{"class": NASTY, "symbol": NASTY})
+    assert text_of(top_genes_figure(table, title=NASTY))
+    assert "no gene argues for a class" in text_of(top_genes_figure(bars(0, 0), title="Genes"))

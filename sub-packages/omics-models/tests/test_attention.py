@@ -5,7 +5,7 @@ import torch
 
 from omics.data.errors import UsageError
 from omics.models import RaggedLayout
-from omics.models.attention import BACKENDS, dense
+from omics.models.attention import BACKENDS, attention_weights, dense
 
 
 def qkv(total, seed=0, dtype=torch.float32):
@@ -105,3 +105,16 @@ def test_layout_positions_restart_in_every_cell():
     assert layout.cell.tolist() == [0, 0, 2, 2, 2]
     assert layout.bounds == [0, 2, 2, 5]
     assert len(layout) == 3
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_weights_times_values_are_the_attention(lengths, window):
+    q, k, v = qkv(sum(lengths))
+    layout = layout_of(lengths)
+    weights = attention_weights(q, k, layout, window)
+    assert weights.shape == (3, sum(lengths), sum(lengths))
+    assert torch.allclose(weights.sum(-1), torch.ones(3, sum(lengths)))
+    assert not weights[:, layout.cell[:, None] != layout.cell].any()
+    mixed = torch.einsum("hts,shd->thd", weights, v)
+    assert torch.allclose(mixed, dense(q, k, v, layout, window), atol=1e-5)

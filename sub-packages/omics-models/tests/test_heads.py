@@ -106,7 +106,7 @@ def test_gradient_reversal_turns_the_gradient_into_the_encoder_and_no_output(str
         for each in (label, LabelHeadConfig(name="batch", num_classes=3))
     )
     gradients = []
-    for model in (reversed_, plain):
+    for model in (reversed_.train(), plain.train()):
         logits = run(model).labels["batch"]
         logits.square().sum().backward()
         gradients.append((logits, model.encoder.layers[0].up.weight.grad, model))
@@ -117,11 +117,21 @@ def test_gradient_reversal_turns_the_gradient_into_the_encoder_and_no_output(str
     assert torch.equal(*heads)
 
 
+def test_in_evaluation_mode_a_gradient_is_that_of_the_logits():
+    label = LabelHeadConfig(name="batch", num_classes=3, gradient_reversal=2.0)
+    gradients = []
+    for each in (label, LabelHeadConfig(name="batch", num_classes=3)):
+        model = small_model(labels=(each,))
+        run(model).labels["batch"].square().sum().backward()
+        gradients.append(model.encoder.layers[0].up.weight.grad)
+    assert torch.equal(*gradients)
+
+
 def test_a_strength_set_for_a_step_counts_and_at_zero_the_encoder_gets_nothing():
     label = LabelHeadConfig(name="batch", num_classes=3, gradient_reversal=2.0)
     gradients = {}
     for strength in (2.0, 1.0, 0.0):
-        model = small_model(labels=(label,))
+        model = small_model(labels=(label,)).train()
         model.label_heads[0].reversal_strength = strength
         run(model).labels["batch"].square().sum().backward()
         gradients[strength] = model.encoder.layers[0].up.weight.grad

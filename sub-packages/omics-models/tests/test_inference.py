@@ -11,7 +11,16 @@ from omics.data.converting.conversion import convert
 from omics.data.errors import ConfigError, UsageError
 from omics.data.synthetic import synthesize
 from omics.data.transforms import LogNormalize, TopGenes
-from omics.models import Bundle, OmicsModel, embed_cells, embed_genes, run_cells, run_tokens
+from omics.models import (
+    Bundle,
+    OmicsModel,
+    embed_cells,
+    embed_genes,
+    field_outputs,
+    run_cells,
+    run_tokens,
+    token_batches,
+)
 from omics.models.inference import MIN_TOKENS, bind_genes, choose_device
 from omics.models.model_config import FieldInput
 from omics.tokenizers import GeneTokenizer, RankValueTokenizer, SequenceTokenizer, Vocabulary
@@ -96,6 +105,30 @@ def test_a_cell_is_bit_equal_alone_and_in_any_batch(bundle, store, threads):
         check(all_results(bundle, store, rows, **size, **options), rows)
     shuffled = np.random.default_rng(0).permutation(NUM_CELLS)
     check(all_results(bundle, store, shuffled, batch_size=33, **options), shuffled)
+
+
+def test_heads_on_tokens_answer_for_the_tokens_that_are_asked(bundle, store):
+    rows = np.array([7, 3, 150, 20])
+    bound, batches = token_batches(bundle, store, rows=rows, batch_tokens=130)
+    assert bound.coverage.num_known == 200
+    batches = list(batches)
+    assert len(batches) > 1
+    assert np.concatenate([batch.rows for batch in batches]).tolist() == rows.tolist()
+    names = [head.name for head in bundle.model.model_config.field_heads]
+    assert names
+    for batch in batches:
+        asked = np.arange(1, batch.num_tokens, 3)
+        found = field_outputs(bundle.model, batch, dict.fromkeys(names, asked))
+        with torch.no_grad():
+            tokens = dict.fromkeys(names, torch.from_numpy(asked))
+            expected = bundle.model(batch.to_torch("cpu"), field_tokens=tokens).fields
+        for name in names:
+            assert found[name].dtype == torch.float32
+            torch.testing.assert_close(found[name], expected[name])
+    with pytest.raises(ConfigError, match="precision is '16'"):
+        field_outputs(bundle.model, batches[0], {}, precision="16")
+    with pytest.raises(UsageError, match="batch_tokens is 0; it must be at least 1"):
+        token_batches(bundle, store, batch_tokens=0)
 
 
 @pytest.mark.parametrize("layer", [None, 1])
@@ -256,3 +289,16 @@ def test_devices_by_name():
     assert choose_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(UsageError, match="'toaster' cannot be used"):
         choose_device("toaster")
+
+
+def test_token_batches_are_what_the_loop_reads(bundle, store):
+    rows = np.array([5, 3, 77, 150])
+    bound, batches = token_batches(bundle, store, rows=rows, batch_tokens=100)
+    read = list(batches)
+    assert np.concatenate([batch.rows for batch in read]).tolist() == rows.tolist()
+    assert all(batch.num_tokens <= 100 or len(batch) == 1 for batch in read)
+    results = list(run_cells(bundle, store, rows=rows))
+    lengths = np.concatenate([batch.lengths for batch in read]) - bound.num_special
+    assert lengths.tolist() == np.concatenate([each.num_tokens for each in results]).tolist()
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        token_batches(bundle, store, batch_size=0)

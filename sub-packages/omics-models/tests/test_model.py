@@ -105,6 +105,21 @@ def test_expression_enters_linearly_through_the_scaled_table():
     assert torch.allclose(total, scaled * fields["expression"][:, None], atol=1e-6)
 
 
+@pytest.mark.parametrize("positions", ["none", "learned"])
+def test_the_sum_of_the_parts_of_the_fields_is_the_input(positions):
+    model = small_model(positions=positions, embedding_norm=True)
+    batch = random_tokens([3, 5]).to_torch()
+    parts = model.embedding.parts(batch.fields)
+    assert list(parts) == ["genes", "expression"]
+    value = batch.fields["expression"][:, None]
+    scaled = model.embedding.scaled["expression"](batch.fields["genes"]) * value
+    alone = model.embedding.fields["expression"](batch.fields["expression"])
+    assert torch.equal(parts["expression"], alone + scaled)
+    total = parts["genes"] + parts["expression"]
+    assert torch.equal(model(batch, inputs=total).hidden, model(batch).hidden)
+    assert not torch.equal(model(batch, inputs=0 * total).hidden, model(batch).hidden)
+
+
 def test_a_cell_longer_than_the_learned_positions_is_refused():
     model = small_model(positions="learned", max_positions=8)
     with pytest.raises(InputDataError, match="has 9 tokens; this model has 8"):

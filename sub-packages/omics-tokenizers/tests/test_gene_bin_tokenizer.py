@@ -50,6 +50,8 @@ def test_the_vocabulary_is_genes_times_bins_and_a_mask():
     tokenizer = GeneBinTokenizer(PANEL, 5)
     (spec,) = tokenizer.fields
     assert (spec.vocabulary_size, spec.special_ids, spec.mask_id) == (21, (20,), 20)
+    assert spec.token_values[:20] == (0.0, 1.0, 2.0, 3.0, 4.0) * 4
+    assert np.isnan(spec.token_values[20])
     assert tokenizer.vocabulary.names == tuple(PANEL)
     assert tokenizer.num_bins == 5
     one = bound()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from omics.train.run_config import RunConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omics.train.run_config import RunConfig
 
 SMALL = [
     "trainer.max_epochs=2",
@@ -16,10 +19,11 @@ def compose(verb: str, overrides: list[str]) -> RunConfig:
     """Return the typed configuration of a verb."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    from omics.train.hydra_entry import register_schema
+
+    register_schema()
     with initialize_config_module("omics.train.configs", version_base="1.3"):
         config = hydra_compose(verb, overrides=overrides)
     return OmegaConf.to_object(config)  # type: ignore[return-value]

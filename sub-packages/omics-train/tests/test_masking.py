@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from training_parts import EXPRESSION, GENES, random_tokens
+from training_parts import EXPRESSION, GENES, SPECIALS, random_tokens
 
 from omics.data.errors import ConfigError, InputDataError
 from omics.tokenizers import FieldSpec, TokenBatch
@@ -36,6 +37,37 @@ def cell(tokens, number):
     )
 
 
+BINS = FieldSpec(
+    name="expression",
+    kind="discrete",
+    vocabulary_size=12,
+    token_values=(*[math.nan] * 5, *(float(n) for n in range(7))),
+    **SPECIALS,
+)
+
+
+def all_genes(nonzeros, *, num_genes=30, binned=False, first_row=0):
+    """Return cells that show all genes, of which the first few of each are not 0."""
+    size = len(nonzeros)
+    values = np.zeros((size, num_genes), np.float32)
+    for cell, number in enumerate(nonzeros):
+        values[cell, :number] = 1 + np.arange(number) % 6
+    genes = np.tile(np.arange(num_genes, dtype=np.int32) + 5, size)
+    held = values.ravel().astype(np.int32) + 5 if binned else values.ravel()
+    return TokenBatch(
+        fields={"genes": genes, "expression": held},
+        offsets=np.arange(size + 1) * num_genes,
+        rows=np.arange(first_row, first_row + size),
+    )
+
+
+WIDE = FieldSpec(name="genes", kind="discrete", vocabulary_size=35, **SPECIALS)
+
+
+def exact(field=EXPRESSION, *, seed=0, **ratios):
+    return MaskPlan(genes=WIDE, fields=(FieldMask(field=field, **ratios),), seed=seed)
+
+
 WEIGHTS = np.linspace(0.0, 3.0, GENES.vocabulary_size)
 
 
@@ -47,6 +79,7 @@ WEIGHTS = np.linspace(0.0, 3.0, GENES.vocabulary_size)
         plan(change_ratio=0.4, gene_weights=WEIGHTS),
         plan(GENES, EXPRESSION, change_ratio=0.4, mask_ratio=0.6, switch_ratio=0.4, comask=True),
         plan(GENES, EXPRESSION, change_ratio=0.4, gene_weights=WEIGHTS),
+        plan(change_ratio=0.4, nonzero_ratio=0.7, mask_ratio=0.5, switch_ratio=0.3),
     ],
 )
 def test_a_cell_is_hidden_alike_in_whatever_batch(masks):
@@ -195,11 +228,96 @@ def test_a_value_that_is_not_finite_names_its_cell():
         ({"change_ratio": 1.5}, r"has change_ratio 1\.5"),
         ({"mask_ratio": -0.1}, r"has mask_ratio -0\.1"),
         ({"mask_ratio": 0.9, "switch_ratio": 0.2}, "together they must not exceed 1"),
+        ({"nonzero_ratio": 1.5}, r"has nonzero_ratio 1\.5"),
     ],
 )
 def test_a_ratio_that_is_no_share_is_refused(ratios, message):
     with pytest.raises(ConfigError, match=message):
         FieldMask(field=EXPRESSION, **ratios)
+
+
+@pytest.mark.parametrize("field", [EXPRESSION, BINS], ids=["values", "bins"])
+@pytest.mark.parametrize(
+    ("change_ratio", "nonzero_ratio", "expected"),
+    [
+        # Of 30 genes 0, 2, 15, 29 and 30 are not 0; 6 tokens are hidden.
+        (0.2, 0.5, [(0, 6), (2, 4), (3, 3), (5, 1), (6, 0)]),
+        (0.2, 1.0, [(0, 6), (2, 4), (6, 0), (6, 0), (6, 0)]),
+        (0.2, 0.0, [(0, 6), (0, 6), (0, 6), (5, 1), (6, 0)]),
+        # Both numbers are rounded down: floor(30 * 0.25) = 7, floor(7 * 0.5) = 3.
+        (0.25, 0.5, [(0, 7), (2, 5), (3, 4), (6, 1), (7, 0)]),
+        (1.0, 0.5, [(0, 30), (2, 28), (15, 15), (29, 1), (30, 0)]),
+        (0.03, 0.5, [(0, 0)] * 5),
+    ],
+)
+def test_a_share_of_values_that_are_not_zero_is_hidden_exactly(
+    field, change_ratio, nonzero_ratio, expected
+):
+    tokens = all_genes([0, 2, 15, 29, 30], binned=field is BINS)
+    masks = exact(field, change_ratio=change_ratio, nonzero_ratio=nonzero_ratio)
+    for epoch in range(3):
+        shown, asked = masks.hide(tokens, epoch=epoch)
+        asked = asked["expression"]
+        assert np.array_equal(asked.positions, np.unique(asked.positions))
+        cell, zero = asked.positions // 30, asked.values == (5 if field is BINS else 0)
+        found = [tuple(np.bincount(zero[cell == c], minlength=2)) for c in range(5)]
+        assert found == expected
+        assert (shown.fields["expression"][asked.positions] == field.mask_value()).all()
+        assert np.array_equal(asked.values, tokens.fields["expression"][asked.positions])
+        rest = np.setdiff1d(np.arange(tokens.num_tokens), asked.positions)
+        assert np.array_equal(shown.fields["expression"][rest], tokens.fields["expression"][rest])
+
+
+def test_a_share_that_floats_make_a_little_less_is_not_rounded_down():
+    tokens = all_genes([60], num_genes=100)
+    genes = replace(WIDE, vocabulary_size=105)
+    mask = FieldMask(field=EXPRESSION, change_ratio=0.29, nonzero_ratio=1.0)
+    _, asked = MaskPlan(genes=genes, fields=(mask,)).hide(tokens, epoch=0)
+    assert len(asked["expression"].positions) == 29
+
+
+def test_every_value_of_a_kind_is_as_likely_hidden():
+    tokens = all_genes([12] * 3000)
+    masks = exact(change_ratio=0.2, nonzero_ratio=0.5, seed=4)
+    _, asked = masks.hide(tokens, epoch=0)
+    often = np.bincount(asked["expression"].genes, minlength=35)[5:]
+    assert often[:12] == pytest.approx(np.full(12, 3000 * 3 / 12), rel=0.15)
+    assert often[12:] == pytest.approx(np.full(18, 3000 * 3 / 18), rel=0.15)
+    for other in (
+        masks.hide(tokens, epoch=1),
+        exact(change_ratio=0.2, nonzero_ratio=0.5).hide(tokens, epoch=0),
+    ):
+        shared = np.intersect1d(asked["expression"].positions, other[1]["expression"].positions)
+        assert len(shared) < 0.35 * len(asked["expression"].positions)
+
+
+def test_exactly_chosen_tokens_are_masked_switched_and_left_by_their_shares():
+    tokens = all_genes([12] * 4000)
+    masks = exact(change_ratio=0.2, nonzero_ratio=0.5, mask_ratio=0.6, switch_ratio=0.3)
+    shown, asked = masks.hide(tokens, epoch=0)
+    now = shown.fields["expression"][asked["expression"].positions]
+    assert np.mean(now == EXPRESSION.mask_value()) == pytest.approx(0.6, abs=0.02)
+    same = now == asked["expression"].values
+    # A tenth is left as it is; of what is switched, some are switched for the same value.
+    assert 0.1 < np.mean(same) < 0.35
+    assert len(now) == 4000 * 6
+
+
+def test_exact_numbers_and_what_else_says_which_tokens_are_hidden_do_not_go_together():
+    ratios = {"change_ratio": 0.2, "nonzero_ratio": 0.5}
+    with pytest.raises(ConfigError, match=r"so do data_module\.pattern_weights and adaptive"):
+        plan(gene_weights=WEIGHTS, **ratios)
+    with pytest.raises(ConfigError, match=r"so do data_module\.pattern_weights and adaptive"):
+        plan(adaptive=AdaptiveMasking(), **ratios)
+    with pytest.raises(ConfigError, match=r"'genes' has nonzero_ratio 0\.5, and its ids stand for"):
+        FieldMask(field=GENES, **ratios)
+    fields = (FieldMask(field=EXPRESSION, **ratios), FieldMask(field=GENES))
+    with pytest.raises(ConfigError, match="comask_across_fields the same tokens in all fields"):
+        MaskPlan(genes=GENES, fields=fields, comask=True)
+    # Without it, the second field hides among the tokens that the first has left.
+    _, asked = MaskPlan(genes=GENES, fields=fields).hide(random_tokens(50), epoch=0)
+    both = np.intersect1d(asked["genes"].positions, asked["expression"].positions)
+    assert not len(both)
 
 
 def test_patterns_weigh_genes_by_id_or_symbol_and_the_first_that_matches_counts():

@@ -260,7 +260,7 @@ def refused(verb, overrides, folder):
             "tokenizer comes from the checkpoint",
         ),
         ("predict", ["checkpoint=null"], ConfigError, "add checkpoint=BUNDLE"),
-        ("test", [], ConfigError, "has no label heads"),
+        ("test", ["data_module.split=null"], ConfigError, "give the split table"),
         (
             "predict",
             ["data_module.split=EMPTY", "data_module.predict_split=validation"],

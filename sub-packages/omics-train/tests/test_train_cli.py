@@ -153,10 +153,31 @@ def test_your_own_configuration_folder(run, atlas, pretrained, tmp_path):
 def test_help_lists_the_verbs_and_each_verb_has_its_own(run, capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    for verb in ("pretrain", "finetune", "test", "predict"):
+    for verb in ("pretrain", "finetune", "test", "predict", "interpret"):
         assert verb in text
     assert run("finetune", "--help") == 0
     assert "label_columns" in capsys.readouterr().out
+
+
+def test_interpret_names_genes_and_checks(run, atlas, finetuned, tmp_path, capsys):
+    code = run(
+        "interpret",
+        *atlas.cells,
+        f"checkpoint={finetuned}/bundle",
+        f"working_dir={tmp_path}/r",
+        "attribution.steps=2",
+        "attribution.max_cells=8",
+    )
+    assert code == 0
+    said = capsys.readouterr().out
+    assert "8 cells explained" in said
+    assert "drop_difference: " in said
+    assert f"Wrote scores of 8 cells to {tmp_path}/r" in said
+    code = run("interpret", *atlas.cells, f"working_dir={tmp_path}/s", "attribution.step=2")
+    assert code == 2
+    assert (
+        "no configuration key 'attribution.step'. Did you mean 'steps'" in capsys.readouterr().err
+    )
 
 
 def test_an_interrupt_ends_with_code_130_and_leaves_no_bundle(run, atlas, tmp_path, monkeypatch):

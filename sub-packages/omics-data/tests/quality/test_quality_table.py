@@ -187,6 +187,20 @@ def test_the_kept_cells_as_a_store_of_their_own(table, faulty_store, tmp_path, i
         write_filtered_store(faulty_store, table.rows, faulty_store.path, overwrite=True)
 
 
+def test_some_genes_of_some_cells_as_a_store_of_their_own(faulty_store, tmp_path, in_small_blocks):
+    rows, genes = np.arange(290, 5, -3), np.array([0, 7, 8, 599])
+    kept = write_filtered_store(faulty_store, rows, tmp_path / "kept", genes=genes)
+    kept.verify()
+    before, after = faulty_store.to_anndata(rows)[:, genes], kept.to_anndata()
+    assert (before.X != after.X).nnz == 0
+    pd.testing.assert_frame_equal(before.var, after.var)
+    pd.testing.assert_frame_equal(before.obs, after.obs)
+    for wrong in ([], [3, 3], [5, 2], [-1, 2], [0, 600]):
+        with pytest.raises(UsageError, match="are not places among the 600 genes of the store"):
+            write_filtered_store(faulty_store, rows, tmp_path / "x", genes=np.array(wrong, int))
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_cannot_be_assessed(faulty_store, tmp_path, write_store):
     with pytest.raises(UnknownNameError, match="Did you mean 'batch'"):
         assess_quality(faulty_store, batch="batches")

@@ -6,6 +6,7 @@ import pytest
 
 from omics.data.errors import ConfigError
 from omics.data.transforms import (
+    AllGenes,
     BatchZeros,
     ChromosomeOrder,
     Dropout,
@@ -61,6 +62,10 @@ UCE = ChromosomeOrder(chromosome_column="chromosome", start_column="start", samp
         ([PANEL, RandomZeros(fill_to=9)], "outside the panel.* Give random_zeros the same genes"),
         ([PANEL, RandomZeros(fill_to=9, panel=("a", "c"))], "1 genes .such as 'c'. that gene_pan"),
         ([UCE, RandomZeros(fill_to=9)], "needs each gene once"),
+        ([PANEL, AllGenes()], "outside the panel.* Give all_genes the same genes"),
+        ([AllGenes(("a",)), RandomZeros(fill_to=9, panel=("b",))], "such as 'b'. that all_genes"),
+        ([RandomOrder(), AllGenes()], "random_order comes before all_genes, which undoes that"),
+        ([TopGenes(5), AllGenes()], "genes left out for genes that are not expressed"),
         ([InterleaveZeros(0.5)], "no zeros to interleave"),
         ([QuantileBins(source="expression")], "reads the field 'expression', which no transform"),
         (
@@ -107,6 +112,8 @@ def test_transforms_that_do_not_fit_are_refused(transforms, found):
         [LogNormalize(), BatchZeros(fill_to=9), RandomZeros(fill_to=9), SampleGenes(0.1, 1)],
         [LogNormalize(), UCE, FirstGenes(2)],
         [MaskGenes(("a",), how="zero"), RandomZeros(fill_to=9)],
+        [PANEL, AllGenes(("a", "b")), LogBins()],
+        [LogNormalize(), AllGenes(), QuantileBins(), RandomOrder()],
     ],
 )
 def test_transforms_that_fit_are_accepted(transforms):

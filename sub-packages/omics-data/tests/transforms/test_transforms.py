@@ -22,6 +22,7 @@ from omics.data.errors import ConfigError, UnknownNameError
 from omics.data.genes import GeneTable
 from omics.data.transforms import (
     TRANSFORMS,
+    AllGenes,
     BatchZeros,
     ChromosomeOrder,
     ChunkDropout,
@@ -64,6 +65,7 @@ CELLS = st.lists(
     max_size=5,
 )
 SOME = {f"g{gene}": 1.0 + gene % 3 for gene in range(0, 100, 2)}
+EVERY_PANEL = AllGenes(tuple(SOME))
 # Each with its parameters away from their defaults, where it has any.
 EVERY = [
     LogNormalize(target_sum=5.5, field_name="x", added_total=1.0),
@@ -97,6 +99,8 @@ EVERY = [
     MaskGenes(("g1", "g2", "g50"), how="zero"),
     RandomZeros(fill_to=20, untouched_share=0.3),
     RandomZeros(expressed_share=0.5, panel=tuple(SOME), training_only=True),
+    AllGenes(),
+    EVERY_PANEL,
     BatchZeros(fill_to=15),
     InterleaveZeros(0.5),
 ]
@@ -164,7 +168,8 @@ def test_an_empty_batch_and_empty_cells_pass_through(transform, batch_of, table)
     assert len(bound(batch_of([]), seed=0, epoch=0)) == 0
     done = bound(batch_of([{}, {}]), seed=0, epoch=0)
     assert len(done) == 2
-    assert len(done.genes) == (40 if transform.name == "random_zeros" and transform.fill_to else 0)
+    filled = {RandomZeros(fill_to=20, untouched_share=0.3): 40, AllGenes(): 200, EVERY_PANEL: 100}
+    assert len(done.genes) == filled.get(transform, 0)
 
 
 def test_random_transforms_change_with_seed_epoch_and_cell(batch_of, table):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omics.data.errors import ConfigError
 from omics.data.transforms import (
+    AllGenes,
     BatchZeros,
     InterleaveZeros,
     LogNormalize,
@@ -32,6 +35,31 @@ def test_random_zeros_fill_up_with_other_genes(batch_of, genes_of, table, cells,
         assert not part.fields["expression"][len(cell) :].any()
     kept = done.counts != 0
     assert done.fields["expression"][kept].tobytes() == batch.fields["expression"].tobytes()
+
+
+@given(cells=CELLS)
+def test_all_genes_are_the_dense_cells(batch_of, table, cells):
+    batch = LogNormalize()(batch_of(cells), seed=0, epoch=0)
+    done = AllGenes().bind(table)(batch, seed=0, epoch=0)
+    dense = np.zeros((len(cells), 100))
+    for row, cell in enumerate(cells):
+        dense[row, list(cell)] = list(cell.values())
+    assert done.genes.reshape(len(cells), 100).tolist() == [list(range(100))] * len(cells)
+    assert (done.counts.reshape(dense.shape) == dense).all()
+    total = np.maximum(dense.sum(1, keepdims=True), 1)
+    expected = np.log1p(1e4 * dense / total)
+    assert np.allclose(done.fields["expression"].reshape(dense.shape), expected, rtol=1e-5)
+
+
+def test_all_genes_of_a_panel_are_the_panel_in_the_order_of_the_store(batch_of, cells_of, table):
+    shown = AllGenes(("g7", "g2", "elsewhere")).bind(table)
+    done = shown(batch_of([{9: 4, 7: 3}, {}, {2: 1}]), seed=0, epoch=0)
+    assert cells_of(done) == [{2: 0, 7: 3}, {2: 0, 7: 0}, {2: 1, 7: 0}]
+    assert done.genes.tolist() == [2, 7] * 3
+    with pytest.raises(ConfigError, match=r"all_genes\.panel is 'g7'; it must be a list"):
+        AllGenes("g7")
+    with pytest.raises(ConfigError, match=r"None of the 1 genes of all_genes .such as 'x'. is"):
+        AllGenes(("x",)).bind(table)
 
 
 def test_every_gene_is_as_likely_to_be_filled_in(batch_of, table):

@@ -40,7 +40,7 @@ def test_json_holds_every_key(tmp_path):
     assert {key["old"] for key in found["keys"]} == set(
         json.loads((OLD / "settings.json").read_text())
     )
-    assert found["before"][0]["command"].startswith("omics-data convert")
+    assert found["before"][0]["command"].startswith("omics-data prepare")
 
 
 def test_nothing_is_replaced_or_named_wrongly(tmp_path):

@@ -363,13 +363,18 @@ def test_bioformers_settings():
     assert result.kind == "bioformers"
     assert config["data_module"]["dataset"] == "pbmc_4k_8k"
     assert config["data_module"]["transforms"] == [
-        {"name": "random_zeros", "expressed_share": 0.5},
+        {"name": "all_genes"},
         {"name": "bin_log", "num_bins": 64, "bin_size": 0.3333333, "cutoff": 8},
     ]
     assert config["data_module"]["change_ratio"] == 0.1
+    assert config["data_module"]["nonzero_ratio"] == 0.5
     assert config["model"]["intermediate_size"] == 48
     assert (config["trainer"]["schedule"], config["trainer"]["warmup_steps"]) == ("cosine", 2)
-    assert "--min-counts 100" in result.steps[1][0]
+    assert result.steps[0][0] == (
+        "omics-data prepare dataset:pbmc_4k_8k settings.prepared --fractions 0.8,0.1,0.1 "
+        "--min-gene-counts 10 --min-counts 100 --hvg 2000"
+    )
+    assert config["data_module"]["path"] == "settings.prepared/cells.store"
 
 
 def test_bioformers_on_adamson_has_linear_bins_of_the_values_as_they_are(old_file):
@@ -380,9 +385,10 @@ def test_bioformers_on_adamson_has_linear_bins_of_the_values_as_they_are(old_fil
     result = migrate(old_file(json.dumps(settings), "settings.json"))
     assert result.config["data_module"]["transforms"][1]["name"] == "bin_linear"
     assert result.steps[0][0] == (
-        'omics-data convert "$(omics-data datasets adamson_gears)" settings.store '
-        "--counts X --allow-non-counts"
+        "omics-data prepare dataset:adamson_gears settings.prepared --fractions 0.8,0.1,0.1 "
+        "--counts X --allow-non-counts --min-gene-counts 10"
     )
+    assert entry_of(result, "hvg_num").why.startswith("variable genes are found on counts")
     settings["dataset_name"] = "other"
     with pytest.raises(ConfigError, match="dataset_name 'other'; it is PBMC or adamson"):
         migrate(old_file(json.dumps(settings), "settings.json"))
@@ -504,6 +510,21 @@ trainer: {losses: [{field_name: expressions, name: mse, wced_target: all_genes}]
 # What is refused
 
 
+def test_a_task_of_attribution_becomes_interpret(old_file):
+    text = """
+data_module: {_target_: bmfm_targets.datasets.zheng68k.Zheng68kDataModule}
+task:
+- {_target_: bmfm_targets.config.InterpretTaskConfig, checkpoint: model.ckpt, attribute_kwargs: {n_steps: 9}}
+"""
+    result = migrate(old_file(text))
+    assert result.config["task"] == ["interpret"]
+    fate = entry_of(result, "task[0].attribute_kwargs")
+    assert (fate.kind, fate.why) == (
+        "dropped",
+        "the section `attribution` says which classes are explained, and how",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -518,7 +539,7 @@ trainer: {losses: [{field_name: expressions, name: mse, wced_target: all_genes}]
         ("seed: 1\na: '${b}'\nb: '${a}'", "refer to each other in a circle"),
         ("fields: [{field_name: dna_chunks}]\ntrainer: {losses: []}", "is about sequences"),
         ("data_module: {_target_: bmfm_targets.datasets.dnaseq.DNASeqChromatinProfileDataModule}", "Sequences are read by omics-dna"),
-        ("task: {_target_: bmfm_targets.config.InterpretTaskConfig}", "holds no task that is known"),
+        ("task: {_target_: bmfm_targets.config.ExportTaskConfig}", "holds no task that is known"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_translated_says_so(text, message, old_file):

@@ -111,14 +111,23 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
     try:
         yield temporary
         fsync_tree(temporary)
-        _put_folder(temporary, target, overwrite=overwrite)
+        put_folder(temporary, target, overwrite=overwrite)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _put_folder(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename a finished folder onto its target, moving an old one out of the way."""
+def put_folder(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename a finished, durable folder onto its target, moving an old one out of the way.
+
+    Args:
+        temporary: the folder, beside its target.
+        target: its name from now on.
+        overwrite: replace what is at `target`.
+
+    Raises:
+        ExistingPathError: `target` exists and `overwrite` is False.
+    """
     old = None
     if os.path.lexists(target):
         if not overwrite:

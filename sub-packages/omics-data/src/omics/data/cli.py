@@ -14,11 +14,11 @@ from omics.data.commands import (
     convert_command,
     datasets_command,
     doctor_command,
+    prepare_command,
     qc_command,
     select_command,
     shard_command,
 )
-from omics.data.errors import UsageError
 
 app = make_app(
     "omics-data",
@@ -28,6 +28,7 @@ app = make_app(
 check_command.add_to(app)
 convert_command.add_to(app)
 qc_command.add_to(app)
+prepare_command.add_to(app)
 select_command.add_to(app)
 shard_command.add_to(app)
 datasets_command.add_to(app)
@@ -116,7 +117,7 @@ def split(
     opened = open_store(store)
     table = make_split(
         opened,
-        fractions=_fractions(fractions),
+        fractions=prepare_command.read_fractions(fractions),
         stratify=stratify,
         group=group,
         column=column,
@@ -145,15 +146,6 @@ def split(
         )
 
 
-def _fractions(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--fractions {text!r} is not three numbers such as 0.7,0.1,0.2."
-        ) from None
-
-
 @app.command()
 def export(
     store: StorePath,
@@ -173,8 +165,17 @@ def export(
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .h5ad file to write.")],
+    *,
     cells: Annotated[int, typer.Option(min=1, help="How many cells.")] = 1000,
     genes: Annotated[int, typer.Option(min=1, help="How many genes.")] = 2000,
+    types: Annotated[int, typer.Option(min=1, help="How many cell types.")] = 5,
+    batches: Annotated[int, typer.Option(min=1, help="How many batches, of two donors each.")] = 2,
+    marker_fold: Annotated[
+        float, typer.Option(min=1, help="How many times as much a type expresses its markers.")
+    ] = 12.0,
+    batch_effect: Annotated[
+        float, typer.Option(min=0, max=10, help="How much batches differ: sigma of log factors.")
+    ] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same data.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -184,7 +185,17 @@ def synthesize(
     from omics.data.synthetic import synthesize as make_up
 
     require_free(out, overwrite=overwrite)
-    write_h5ad(make_up(cells, genes, seed=seed), out, overwrite=overwrite)
+    made = make_up(
+        cells,
+        genes,
+        num_types=types,
+        num_batches=batches,
+        num_donors=2 * batches,
+        marker_fold=marker_fold,
+        batch_effect=batch_effect,
+        seed=seed,
+    )
+    write_h5ad(made, out, overwrite=overwrite)
     say(f"wrote {out}: {cells:,} cells x {genes:,} genes")
     say(f"next: omics-data check {shlex.quote(str(out))}")
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 DISPERSION = 2.0
 MARKER_SHARE = 0.05
-MARKER_FOLD = 12.0
-BATCH_SIGMA = 0.15
 DEPTH_SIGMA = 0.35
 _BLOCK_VALUES = 8_000_000
 
@@ -35,6 +33,8 @@ def synthesize(
     num_batches: int = 2,
     num_donors: int = 4,
     mean_genes: int | None = None,
+    marker_fold: float = 12.0,
+    batch_effect: float = 0.15,
     seed: int = 0,
 ) -> anndata.AnnData:
     """Make up an experiment.
@@ -47,6 +47,8 @@ def synthesize(
         num_donors: each belongs to one batch (donor d to batch d modulo num_batches).
         mean_genes: about how many genes a cell expresses; None takes a quarter of the genes, at
             most 1,000.
+        marker_fold: how many times as much a type expresses its markers: 1 hides the types.
+        batch_effect: standard deviation of the logarithm of each batch's factor for each gene.
         seed: same seed, same experiment.
 
     Returns:
@@ -58,6 +60,11 @@ def synthesize(
         UsageError: a number out of range.
     """
     target = min(1000, max(1, num_genes // 4)) if mean_genes is None else mean_genes
+    if not (marker_fold >= 1 and 0 <= batch_effect < 10):
+        raise UsageError(
+            f"marker_fold is {marker_fold} and batch_effect {batch_effect}; they must be at least 1, "
+            "and between 0 and 10."
+        )
     _check(
         num_cells=num_cells,
         num_genes=num_genes,
@@ -73,10 +80,10 @@ def synthesize(
     batches = donors % num_batches
     markers = _choose_markers(rng, num_types, num_genes)
     profiles = rng.permutation((np.arange(num_genes) + 1.0) ** -0.8)[None, :] * np.where(
-        markers[None, :] == np.arange(num_types)[:, None], MARKER_FOLD, 1.0
+        markers[None, :] == np.arange(num_types)[:, None], marker_fold, 1.0
     )
     profiles *= _depth_for(profiles, min(target, 0.9 * num_genes))
-    shifts = np.exp(rng.normal(0, BATCH_SIGMA, (num_batches, num_genes)))
+    shifts = np.exp(rng.normal(0, batch_effect, (num_batches, num_genes)))
     depths = np.exp(rng.normal(0, DEPTH_SIGMA, num_cells))
     blocks = []
     step = max(1, _BLOCK_VALUES // num_genes)

@@ -1,4 +1,4 @@
-"""Embeddings, annotation, baselines, intervals and one-page reports.
+"""Embeddings, annotation, attribution, baselines, intervals and one-page reports.
 
 Names load on first use: scikit-learn, matplotlib and torch are imported when they are needed.
 """
@@ -10,11 +10,18 @@ from typing import Any
 
 _MODULE_OF = {
     "Annotation": "annotation",
+    "Attribution": "attribution",
+    "AttributionOptions": "explained_cells",
     "CellMetric": "intervals",
     "EvalResult": "results",
+    "HiddenFigure": "hidden_values",
+    "HiddenScores": "hidden_values",
     "Interval": "intervals",
     "ReportData": "report",
     "annotate": "annotation",
+    "attribute": "attribution",
+    "attribute_files": "attribution",
+    "bin_figures": "hidden_values",
     "bootstrap_interval": "intervals",
     "bootstrap_t_interval": "intervals",
     "class_table": "classification",

@@ -1,4 +1,4 @@
-"""The command `omics-eval`: embed, annotate, report.
+"""The command `omics-eval`: embed, annotate, attribute, report.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -40,6 +40,34 @@ class LevelName(StrEnum):
 
     cell = "cell"
     gene = "gene"
+
+
+class AttributionMethod(StrEnum):
+    """Methods of `attribute`."""
+
+    integrated_gradients = "integrated_gradients"
+    rollout = "rollout"
+
+
+class BaselineName(StrEnum):
+    """What `attribute` compares a gene with."""
+
+    mask = "mask"
+    zero = "zero"
+
+
+class TargetName(StrEnum):
+    """Which classes `attribute` explains of a cell."""
+
+    predicted = "predicted"
+    every = "every"
+
+
+class TableFormat(StrEnum):
+    """Formats of tables."""
+
+    parquet = "parquet"
+    csv = "csv"
 
 
 Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
@@ -202,6 +230,113 @@ def annotate_command(
     for absent in cells.untaught:
         say(f"No training cell is of the class {absent!r}: its {query} cells count as wrong.")
     say(f"{out}: obs[{label + '_pred'!r}] and obs[{label + '_confidence'!r}]")
+
+
+@app.command("attribute")
+def attribute_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An .h5ad file with counts, or a store folder.")
+    ],
+    *,
+    bundles: Annotated[
+        list[str],
+        typer.Option(
+            "--bundle",
+            help="A fine-tuned bundle folder, or hf:owner/name. Further ones (other seeds) tell "
+            "whether they have the same top genes.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
+    label: Annotated[
+        str | None, typer.Option("--label", help="The label to explain. Default: the only one.")
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="A class to explain; repeatable. Default: all."),
+    ] = None,
+    targets: Annotated[
+        TargetName,
+        typer.Option("--targets", help="Explain the class that the model gives a cell, or every."),
+    ] = TargetName.predicted,
+    method: Annotated[
+        AttributionMethod, typer.Option("--method", help="How genes are scored.")
+    ] = AttributionMethod.integrated_gradients,
+    baseline: Annotated[
+        BaselineName,
+        typer.Option(
+            "--baseline",
+            help="What a gene is compared with: a token that says nothing, or itself at value 0.",
+        ),
+    ] = BaselineName.mask,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Points on the path of integrated gradients.")
+    ] = 32,
+    num_top: Annotated[
+        int, typer.Option("--top", min=1, help="Genes listed for each class, and hidden in checks.")
+    ] = 20,
+    max_cells: Annotated[
+        int, typer.Option("--max-cells", min=1, help="Cells drawn at random from the input.")
+    ] = 1000,
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", help="A split of these cells, from `omics-data split`."),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", help="Its part to explain. Default: test.")
+    ] = None,
+    checks: Annotated[
+        bool, typer.Option("--checks/--no-checks", help="Whether the scores are put to the test.")
+    ] = True,
+    table_format: Annotated[
+        TableFormat, typer.Option("--format", help="Of the tables.")
+    ] = TableFormat.parquet,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option("--batch-tokens", min=1, help="Tokens at once. Default: by the device."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of cells drawn, random genes, shuffles, intervals.")
+    ] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tell which genes make a fine-tuned model give cells their class, and whether that holds.
+
+    Writes a score for each gene of each cell, the top genes of each class with intervals and tests,
+    the checks, and a figure.
+    """
+    from omics.data import load_split
+    from omics.data.cell_source import open_cells
+    from omics.eval.attribution import attribute_files, check_output
+
+    if split is None and query is not None:
+        raise UsageError(f"--query {query} is a part of a split: add --split FILE.")
+    check_output(out, table_format=table_format.value, overwrite=overwrite)
+    with open_cells(source) as store, progress("explaining", None) as advance:
+        found = attribute_files(
+            store,
+            bundles,
+            out,
+            rows=None if split is None else load_split(split, store).rows(query or "test"),
+            table_format=table_format.value,
+            overwrite=overwrite,
+            on_progress=advance,
+            label=label,
+            classes=classes,
+            targets=targets.value,
+            method=method.value,
+            baseline=baseline.value,
+            steps=steps,
+            num_top=num_top,
+            max_cells=max_cells,
+            checks=checks,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            device=device,
+        )
+    for line in found.lines():
+        say(line)
+    say(f"{out}: scores of {found.num_cells:,} cells, top genes and a figure")
 
 
 @app.command("report")

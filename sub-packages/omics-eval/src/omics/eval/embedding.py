@@ -305,7 +305,7 @@ def _cells_and_store(
     elif isinstance(source, AnnData):
         _check_key(source, key_added, overwrite=overwrite)
         with tempfile.TemporaryDirectory(prefix="omics-") as scratch:
-            store, place = _store_of(source, Path(scratch) / "cells.store")
+            store, place = store_of(source, Path(scratch) / "cells.store")
             yield source, store, place
     elif Path(source).is_file():
         adata = read_cells(source)
@@ -325,8 +325,13 @@ def _check_key(adata: AnnData, key_added: str, *, overwrite: bool) -> None:
         )
 
 
-def _store_of(adata: AnnData, path: Path) -> tuple[CellStore, str]:
-    """Write the counts of an AnnData object as a store; return it and where the counts were."""
+def store_of(adata: AnnData, path: Path) -> tuple[CellStore, str]:
+    """Write the counts of an AnnData object as a store; return it and where the counts were.
+
+    Args:
+        adata: with raw counts.
+        path: of the new store.
+    """
     import pandas as pd
 
     from omics.data.storage.store import open_store

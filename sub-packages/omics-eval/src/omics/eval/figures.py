@@ -1,4 +1,4 @@
-"""Figures as SVG or PNG bytes: embedding scatter, training curves, confusion matrix.
+"""Figures as SVG or PNG bytes: embedding scatter, training curves, confusion matrix, top genes.
 
 - Drawn with matplotlib's Figure objects alone; no pyplot, so no global figure, no display.
 - Laid out at the width of a phone (400 CSS pixels) with text no smaller than the page's: a wide
@@ -25,6 +25,7 @@ from omics.data.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -68,6 +69,8 @@ _FONT_PT = 9
 _MAX_POINTS_OF_LINE = 400
 _MAX_NAME = 22
 _NUMBER_GAP = 0.065
+_MAX_BARS = 10
+_MAX_PANELS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +357,45 @@ def confusion_figure(
     return _svg(figure, alt, width)
 
 
+def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
+    """Draw the first genes of each class as bars, one panel below the other.
+
+    Args:
+        top_genes: with the columns `class`, `symbol`, `score`, `low` and `high`, in the order of the
+            ranks of each class.
+        title: of the figure.
+
+    Returns:
+        An SVG: at most ten genes of each of at most twelve classes, with their intervals.
+    """
+    groups = list(top_genes.groupby("class", sort=False))
+    panels = [(str(name), rows.head(_MAX_BARS)) for name, rows in groups[:_MAX_PANELS]]
+    heights = [45 + 17 * len(rows) for _, rows in panels] or [60]
+    figure = _blank_figure(_WIDTH_PX, 40 + sum(heights))
+    figure.suptitle(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    rows_of_axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)
+    for index, ((name, rows), (axes,)) in enumerate(zip(panels, rows_of_axes, strict=False)):
+        colour, _ = class_style(index)
+        score = rows["score"].to_numpy()
+        ends = np.stack([score - rows["low"], rows["high"] - score]).clip(min=0)
+        places = np.arange(len(rows))
+        axes.barh(places, score, xerr=ends, color=colour, height=0.7, ecolor=INK, capsize=2)
+        axes.set_yticks(places, [_shown(each) for each in rows["symbol"]], parse_math=False)
+        axes.invert_yaxis()
+        axes.axvline(0, color=INK, linewidth=0.6)
+        axes.set_title(_shown(name, 44), fontsize=_FONT_PT, color=INK, loc="left", parse_math=False)
+        axes.tick_params(labelsize=_FONT_PT, colors=INK, length=2)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    if panels:
+        rows_of_axes[-1][0].set_xlabel("mean score", fontsize=_FONT_PT)
+    else:
+        rows_of_axes[0][0].text(0.5, 0.5, "no gene argues for a class", ha="center")
+    more = f" ({len(groups) - len(panels)} more are not drawn)" if len(groups) > len(panels) else ""
+    alt = f"{title}: bars of the first genes of {', '.join(name for name, _ in panels)}{more}"
+    return _svg(figure, alt)
+
+
 def _shown(text: str, limit: int = _MAX_NAME) -> str:
     """Return a name fit for a figure: printable, and cut in the middle when long."""
     clean = "".join(letter if letter.isprintable() else "?" for letter in text)
@@ -363,14 +405,25 @@ def _shown(text: str, limit: int = _MAX_NAME) -> str:
     return f"{clean[: limit - tail - 1]}…{clean[-tail:]}"
 
 
-def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
+def require_matplotlib() -> None:
+    """Refuse to work towards a figure that cannot be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             "Figures need matplotlib, which is not installed. Run: pip install 'omics-eval[plots]'"
         ) from error
+
+
+def _blank_figure(width_px: int, height_px: int) -> Figure:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(
         figsize=(width_px / _PX_PER_INCH, height_px / _PX_PER_INCH),
         dpi=_PX_PER_INCH,
@@ -378,6 +431,11 @@ def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
         facecolor="white",
     )
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
+    figure = _blank_figure(width_px, height_px)
     axes = figure.add_subplot()
     axes.set_title(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
     axes.tick_params(labelsize=_FONT_PT, colors=INK)

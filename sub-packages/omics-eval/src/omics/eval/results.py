@@ -15,7 +15,10 @@ from omics.data.errors import InputDataError, MissingPathError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import pyarrow as pa
+
     from omics.eval.classification import Scores
+    from omics.eval.hidden_values import HiddenFigure
     from omics.eval.intervals import Interval
 
 
@@ -27,11 +30,12 @@ class EvalResult:
         task: what was asked, such as `annotate:cell_type`.
         dataset: a name for the cells, such as the file's.
         method: what answered.
-        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ...
+        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ..., or of hidden values `exact`,
+            `mae`, ... (see `hidden_values`).
         value: the number.
         low: lower end of its interval.
         high: upper end.
-        n: test cells behind it.
+        n: what it is over: test cells; of the tasks `hidden:FIELD`, hidden tokens of these.
         seed: of the split's, the method's and the interval's draws.
         bundle: digest of the bundle behind the embedding; empty for a method without one.
     """
@@ -82,6 +86,42 @@ def rows_of_scores(
     ]
 
 
+def rows_of_figures(
+    figures: Iterable[HiddenFigure],
+    *,
+    task: str,
+    dataset: str,
+    method: str,
+    seed: int = 0,
+    bundle: str = "",
+) -> list[EvalResult]:
+    """Return the rows of one method's figures over hidden values.
+
+    Args:
+        figures: of the method.
+        task: what was asked, such as `hidden:expression`.
+        dataset: a name for the cells.
+        method: what answered.
+        seed: of the draws.
+        bundle: digest of the bundle, if any.
+    """
+    return [
+        EvalResult(
+            task=task,
+            dataset=dataset,
+            method=method,
+            metric=figure.name,
+            value=figure.interval.value,
+            low=figure.interval.low,
+            high=figure.interval.high,
+            n=figure.num_tokens,
+            seed=seed,
+            bundle=bundle,
+        )
+        for figure in figures
+    ]
+
+
 def write_results(path: str | Path, rows: Iterable[EvalResult]) -> None:
     """Write rows as Parquet, atomically; a file that exists is replaced.
 
@@ -89,14 +129,23 @@ def write_results(path: str | Path, rows: Iterable[EvalResult]) -> None:
         path: of the file.
         rows: to write, in order.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from omics.data.atomic_files import replace_file
 
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
     with replace_file(Path(path)) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(results_table(rows), temporary)
+
+
+def results_table(rows: Iterable[EvalResult]) -> pa.Table:
+    """Return rows as a table with the schema of a results file.
+
+    Args:
+        rows: in order.
+    """
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
 
 
 def read_results(path: str | Path) -> list[EvalResult]:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         GeneVectors,
         InferenceBatch,
         embed_cells,
+        field_outputs,
         run_cells,
         run_tokens,
+        token_batches,
     )
     from omics.models.model import OmicsModel
     from omics.models.model_config import ModelConfig, OmicsConfig
@@ -56,9 +58,11 @@ __all__ = [
     "embed_cells",
     "embed_genes",
     "export_checkpoint",
+    "field_outputs",
     "model_card",
     "run_cells",
     "run_tokens",
+    "token_batches",
 ]
 
 _MODULE_OF = {
@@ -82,9 +86,11 @@ _MODULE_OF = {
     "embed_cells": "inference",
     "embed_genes": "gene_embedding",
     "export_checkpoint": "published.checkpoint_conversion",
+    "field_outputs": "inference",
     "model_card": "bundle_card",
     "run_cells": "inference",
     "run_tokens": "inference",
+    "token_batches": "inference",
 }
 
 

@@ -89,11 +89,39 @@ def dense(
     Returns:
         [T, H, D].
     """
+    mask = block_mask(layout, window)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_THD, v_THD))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
+
+
+def attention_weights(
+    q_THD: Tensor, k_THD: Tensor, layout: RaggedLayout, window: int | None = None
+) -> Tensor:
+    """Return how much each token attends to each other one, [H, T, T]; rows sum to 1.
+
+    Memory grows with T squared: this is for looking at a model, not for running it.
+
+    Args:
+        q_THD: queries.
+        k_THD: keys.
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+    """
+    scores = torch.einsum("thd,shd->hts", q_THD, k_THD) * q_THD.shape[-1] ** -0.5
+    return scores.masked_fill(~block_mask(layout, window), -torch.inf).softmax(-1)
+
+
+def block_mask(layout: RaggedLayout, window: int | None = None) -> Tensor:
+    """Return bool [T, T], True where the token of the row sees that of the column.
+
+    Args:
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+    """
     mask = layout.cell[:, None] == layout.cell[None, :]
     if window is not None:
         mask = mask & ((layout.position[:, None] - layout.position).abs() <= window)
-    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_THD, v_THD))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
+    return mask
 
 
 def padded(

@@ -145,7 +145,8 @@ class LabelHead(nn.Module):
     """One row per cell to class logits [n, C].
 
     Attributes:
-        reverses: whether gradients into the row are turned round.
+        reverses: whether gradients into the row are turned round in training. In evaluation mode a
+            gradient is that of the logits, as attribution needs it.
         reversal_strength: by how much; a schedule may set it before a step. At 0 the row gets no
             gradient.
     """
@@ -181,7 +182,7 @@ class LabelHead(nn.Module):
         Args:
             row_nd: one row per cell.
         """
-        if self.reverses:
+        if self.reverses and self.training:
             row_nd = reverse_gradient(row_nd, self.reversal_strength)
         standard = (row_nd - self.center) * self.scale
         return self.decoder(self.dropout(self.inner(standard)))

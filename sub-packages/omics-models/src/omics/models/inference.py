@@ -26,7 +26,7 @@ from omics.models.token_packing import packed
 from omics.tokenizers import TokenBatch, bind_store, reads_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from omics.data import CellBatch, CellStore
     from omics.models.bundle import Bundle
@@ -155,24 +155,12 @@ def run_cells(
     """
     readout, layer_of_genes = _readouts(bundle, pooling=pooling, layer=layer, level=level)
     _check_precision(precision)
-    on_cpu = torch.device(device).type == "cpu"
-    if batch_tokens is None:
-        batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
-    for name, size in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
-        if size is not None and size < 1:
-            raise UsageError(f"{name} is {size}; it must be at least 1.")
-    steps = [step for step in bundle.transforms if not step.training_only]
-    reader, bound = bind_store(_cell_tokenizer(bundle), store, transforms=steps)
-    loader = Loader(reader, rows=rows, batch_size=_CELLS_READ_AT_ONCE, transforms=steps)
-    read = (bound.encode(cells) for cells in _nonempty(loader))
+    bound, batches = token_batches(
+        bundle, store, rows=rows, batch_tokens=batch_tokens, batch_size=batch_size, device=device
+    )
     results = run_tokens(
         bundle.model,
-        packed(
-            read,
-            max_tokens=batch_tokens,
-            max_cells=batch_size,
-            max_area=None if on_cpu else _AREA_OF_TOKENS * batch_tokens,
-        ),
+        batches,
         readout=readout,
         gene_field=bundle.tokenizer.fields[0] if level == "gene" else None,
         gene_layer=layer_of_genes,
@@ -188,6 +176,84 @@ def run_cells(
 
     # A generator inside, so that what is wrong with the options is an error of this call.
     return checked()
+
+
+def token_batches(
+    bundle: Bundle,
+    store: CellStore,
+    *,
+    rows: Array | None = None,
+    batch_tokens: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[BoundTokenizer, Iterator[TokenBatch]]:
+    """Return the tokens of cells as the model of a bundle reads them, in batches of bounded size.
+
+    Args:
+        bundle: with a tokenizer of cells.
+        store: of raw counts.
+        rows: int64 [n], which cells in which order; None for all.
+        batch_tokens: see `run_cells`.
+        batch_size: see `run_cells`.
+        device: where the model will run, which decides how many tokens suit it.
+
+    Returns:
+        The bundle's tokenizer, fitted to the store, and numpy tokens of the cells in order.
+
+    Raises:
+        UsageError: the bundle does not read cells, or a batch would hold nothing.
+        InputDataError: too few known genes.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    if batch_tokens is None:
+        batch_tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_GPU
+    for name, size in (("batch_tokens", batch_tokens), ("batch_size", batch_size)):
+        if size is not None and size < 1:
+            raise UsageError(f"{name} is {size}; it must be at least 1.")
+    steps = [step for step in bundle.transforms if not step.training_only]
+    reader, bound = bind_store(_cell_tokenizer(bundle), store, transforms=steps)
+    loader = Loader(reader, rows=rows, batch_size=_CELLS_READ_AT_ONCE, transforms=steps)
+    return bound, packed(
+        (bound.encode(cells) for cells in _nonempty(loader)),
+        max_tokens=batch_tokens,
+        max_cells=batch_size,
+        max_area=None if on_cpu else _AREA_OF_TOKENS * batch_tokens,
+    )
+
+
+def field_outputs(
+    model: OmicsModel,
+    batch: TokenBatch,
+    heads: Mapping[str, Array],
+    *,
+    precision: str = "32-true",
+    device: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Return what heads on tokens say of some tokens of a batch.
+
+    Args:
+        model: moved to the device and left in evaluation mode.
+        batch: numpy tokens, with the values that are asked for hidden.
+        heads: `{name of a field head: int64 [K], flat positions}`.
+        precision: see `run_cells`.
+        device: where the model runs.
+
+    Returns:
+        `{head: float32 [K, width]}` on the device.
+
+    Raises:
+        ConfigError: no such precision.
+    """
+    _check_precision(precision)
+    lower = PRECISIONS[precision]
+    model.eval().to(device)
+    filled = _fill(batch, model)
+    layout = RaggedLayout.from_offsets(torch.from_numpy(filled.offsets), device)
+    asked = {name: torch.from_numpy(places).to(device) for name, places in heads.items()}
+    mixed = torch.autocast(torch.device(device).type, lower, enabled=lower is not None)
+    with torch.inference_mode(), mixed:
+        output = model(filled.to_torch(device), layout, field_tokens=asked)
+    return {name: values.float() for name, values in output.fields.items()}
 
 
 def run_tokens(

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from omics.data.errors import InputDataError
 from omics.models.value_embedding import VALUE_EMBEDDINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from omics.models.model_config import FieldInput, ModelConfig
     from omics.models.ragged_layout import RaggedLayout
 
@@ -66,7 +70,7 @@ class InputEmbedding(nn.Module):
             self.norm = nn.LayerNorm(d, config.layer_norm_eps, bias=config.embedding_norm_bias)
             self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, fields: dict[str, Tensor], layout: RaggedLayout) -> Tensor:
+    def forward(self, fields: Mapping[str, Tensor], layout: RaggedLayout) -> Tensor:
         """Return [T, d].
 
         Args:
@@ -76,15 +80,34 @@ class InputEmbedding(nn.Module):
         Raises:
             InputDataError: a cell is longer than the table of learned positions.
         """
-        total = None
+        return self.finish(reduce(add, self.parts(fields).values()), layout)
+
+    def parts(self, fields: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what each field contributes, `{name: [T, d]}`; the input is their sum.
+
+        Args:
+            fields: `{name: [T]}`.
+        """
+        parts = {}
         for name, module in self.fields.items():
             part = module(fields[name])
             if name in self.scaled_by:
                 # Special values are negative; clamped, they scale by zero and add nothing.
                 value = fields[name].clamp(min=0)[:, None]
                 part = part + self.scaled[name](fields[self.scaled_by[name]]) * value
-            total = part if total is None else total + part
-        assert total is not None
+            parts[name] = part
+        return parts
+
+    def finish(self, total: Tensor, layout: RaggedLayout) -> Tensor:
+        """Return the input of the encoder, [T, d], from the sum of the fields.
+
+        Args:
+            total: [T, d], the sum of `parts`.
+            layout: of the batch.
+
+        Raises:
+            InputDataError: a cell is longer than the table of learned positions.
+        """
         if self.positions is not None:
             if layout.longest > self.max_positions:
                 raise InputDataError(

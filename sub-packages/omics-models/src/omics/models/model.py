@@ -110,6 +110,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         wced: Collection[str] = (),
         wced_genes: Tensor | None = None,
         layers: Collection[int] = (),
+        inputs: Tensor | None = None,
     ) -> ModelOutput:
         """Return hidden states, pooled rows and the outputs that were asked for.
 
@@ -120,13 +121,19 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             wced: fields whose whole-cell decoder is run.
             wced_genes: int64, token ids that the decoders are run for; None for all.
             layers: layers whose hidden states are kept: 0 for the inputs, k for the k-th block.
+            inputs: [T, d], taken in place of the sum of the fields' embeddings, so that a gradient
+                can be asked for at points between two inputs; None for the sum itself.
 
         Returns:
             The output; label logits are always there.
         """
         if layout is None:
             layout = RaggedLayout.from_offsets(batch.offsets, self.device)
-        hidden, kept = self.encoder(self.embedding(batch.fields, layout), layout, kept=layers)
+        if inputs is None:
+            entering = self.embedding(batch.fields, layout)
+        else:
+            entering = self.embedding.finish(inputs, layout)
+        hidden, kept = self.encoder(entering, layout, kept=layers)
         pooled = self.pool(hidden, layout)
         output = ModelOutput(hidden=hidden, pooled=pooled, layers=kept)
         for name, tokens in (field_tokens or {}).items():

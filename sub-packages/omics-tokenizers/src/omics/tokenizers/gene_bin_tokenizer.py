@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ class GeneBinTokenizer:
     def fields(self) -> list[FieldSpec]:
         """The one field that `encode` makes."""
         mask = len(self.vocabulary) * self.num_bins
+        bins = tuple(float(number) for number in range(self.num_bins))
         return [
             FieldSpec(
                 name=GENE_BINS,
@@ -89,6 +91,7 @@ class GeneBinTokenizer:
                 vocabulary_size=mask + 1,
                 special_ids=(mask,),
                 mask_id=mask,
+                token_values=(*bins * len(self.vocabulary), math.nan),
             )
         ]
 

@@ -58,6 +58,12 @@ def predict(context: typer.Context) -> None:
     _run("predict", context)
 
 
+@app.command(context_settings=_HYDRA, add_help_option=False)
+def interpret(context: typer.Context) -> None:
+    """Tell which genes make a bundle give cells their class: input_file=X checkpoint=BUNDLE."""
+    _run("interpret", context)
+
+
 def main() -> None:
     """Run the command."""
     run(app)

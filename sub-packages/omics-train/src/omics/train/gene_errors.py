@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ class GeneErrors(torchmetrics.Metric):
     For values: number, error, squared error, value, squared value; and number and error where the
     value is above 0. For tokens the error is 0 where the likeliest token is the true one, else 1.
 
+    Attributes:
+        joined: float64 [columns, ids], the sums of all processes at the last `join`.
+
     Args:
         num_ids: size of the gene vocabulary.
     """
@@ -39,6 +43,7 @@ class GeneErrors(torchmetrics.Metric):
         super().__init__()
         sums = torch.zeros(len(self.columns), num_ids, dtype=torch.float64)
         self.add_state("sums", default=sums, dist_reduce_fx="sum")
+        self.joined = sums
 
     def update(self, about: str, examples: Examples) -> None:
         """Add the predictions of one batch.
@@ -88,10 +93,15 @@ class GeneErrors(torchmetrics.Metric):
         number, error = self._read()[:2]
         return np.divide(error, number, out=np.full(len(number), np.nan), where=number > 0)
 
+    def join(self) -> None:
+        """Add up over all processes, which must all call this; reading waits for nobody then."""
+        with warnings.catch_warnings():
+            # That a process had nothing to add is nobody's concern.
+            warnings.simplefilter("ignore", UserWarning)
+            self.joined = self.compute()
+
     def _read(self) -> Array:
-        if not self.update_called:
-            return np.zeros((len(self.columns), self.sums.shape[1]))
-        sums: Array = self.compute().cpu().numpy()
+        sums: Array = self.joined.cpu().numpy()
         return sums
 
     def write(self, path: Path, *, names: Sequence[str], symbols: Sequence[str]) -> None:

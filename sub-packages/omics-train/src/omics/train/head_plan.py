@@ -76,7 +76,7 @@ class Asked:
     """What losses may be about.
 
     Attributes:
-        fields: of the tokens, by name.
+        fields: of the tokens, by name; that of the genes is the first.
         hidden: names of those that are hidden and predicted.
         answered: fields of values that targets hold for the tokens, by name: labels of expression.
         labels: columns of obs, by name.
@@ -91,17 +91,20 @@ class Asked:
 def with_label_losses(
     losses: Sequence[LossConfig], labels: Sequence[LabelSpec]
 ) -> list[LossConfig]:
-    """Return the losses; if there are none, one for each label column.
+    """Return the losses, with one for each label column that no loss is about.
 
     Args:
         losses: of the configuration.
         labels: the label columns.
     """
-    if losses:
-        return list(losses)
+    about = {loss.label_column_name for loss in losses}
     return [
-        LossConfig(name=DEFAULT_LABEL_LOSS[spec.kind], label_column_name=spec.name)
-        for spec in labels
+        *losses,
+        *(
+            LossConfig(name=DEFAULT_LABEL_LOSS[spec.kind], label_column_name=spec.name)
+            for spec in labels
+            if spec.name not in about
+        ),
     ]
 
 
@@ -209,7 +212,7 @@ def _check_field(loss: LossConfig, asked: Asked) -> None:
         known = [
             each
             for each, spec in asked.fields.items()
-            if spec.kind == "continuous" or spec.token_values
+            if (spec.kind == "continuous" or spec.token_values) and each != next(iter(asked.fields))
         ]
         if name not in known:
             raise ConfigError(

@@ -17,7 +17,8 @@ from omics.data.errors import ConfigError, OmicsError, nearest
 
 Job = Callable[[Any, Path], None]
 
-_MULTIRUN = ("-m", "--multirun")
+# Options of Hydra that take a value.
+_WITH_VALUE = ("-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg", "-p", "--package")
 
 
 def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
@@ -32,19 +33,16 @@ def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
         ConfigError: an unknown key, a value of the wrong type, a missing one.
     """
     import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from hydra.types import RunMode
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from omics.train.run_config import RunConfig
-
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    register_schema()
     # Hydra prints and exits by itself unless told to raise; ours is the one place for errors.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"omics-train {verb}", *_multirun_first(arguments)]
+    sys.argv = [f"omics-train {verb}", *_options_first(arguments)]
 
     failures: list[OmicsError] = []
 
@@ -76,10 +74,38 @@ def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
         raise failures[0]
 
 
-def _multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with `-m` in front: behind an override Hydra would not see it."""
-    flags = [a for a in arguments if a in _MULTIRUN]
-    return [*flags[:1], *(a for a in arguments if a not in _MULTIRUN)]
+def register_schema() -> None:
+    """Make the typed configuration known to Hydra, and what recipes leave to their users.
+
+    A recipe says `${required:KEY,VALUE}` where a key has no sensible default: composing works, and
+    running without the key is an error that names it.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    from omics.train.run_config import RunConfig
+
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    OmegaConf.register_new_resolver("required", _refuse_unset, replace=True)
+
+
+def _refuse_unset(key: str, value: str) -> Any:
+    raise ConfigError(f"{key} is not set: add {key}={value}.")
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Return the options, then the overrides: Hydra does not find one behind the other."""
+    options, overrides = [], []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("-"):
+            overrides.append(argument)
+            continue
+        options.append(argument)
+        if argument in _WITH_VALUE and left:
+            options.append(left.pop(0))
+    return [*options, *overrides]
 
 
 def _explain(error: Exception) -> str:
@@ -93,13 +119,32 @@ def _explain(error: Exception) -> str:
     )
     if wrong:
         return f"{wrong.group(1)} (configuration key {wrong.group(2)})."
+    unset = re.search(r"resolving interpolation: (\S+ is not set: add .+\.)", text)
+    if unset:
+        return unset.group(1)
     missing = re.search(r"Missing mandatory value: (\S+)", text)
     if missing:
         return f"The configuration key {missing.group(1)} must be set: {missing.group(1)}=VALUE."
-    primary = re.search(r"(Cannot find primary config '[^']+')", text)
+    primary = re.search(r"Cannot find primary config '([^']+)'", text)
     if primary:
-        return f"{primary.group(1)}: give -cd FOLDER with it, or leave -cn out."
+        name = primary.group(1)
+        return (
+            f"There is no recipe {name!r}: give -cd FOLDER with {name}.yaml, or the name of a "
+            f"packaged one.{nearest(name, recipes())}"
+        )
     return " ".join(str(error).split())
+
+
+def recipes() -> list[str]:
+    """Return the names of the packaged configurations that `-cn` takes."""
+    from importlib.resources import files
+
+    names = (path.name for path in files("omics.train.configs").iterdir())
+    return sorted(
+        name.removesuffix(".yaml")
+        for name in names
+        if name.endswith(".yaml") and name != "base.yaml"
+    )
 
 
 def _keys(section: str) -> list[str]:

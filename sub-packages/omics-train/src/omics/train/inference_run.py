@@ -16,11 +16,13 @@ from omics.train.cell_selection import data_path, inference_rows, label_values
 from omics.train.run_files import refuse_existing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from omics.data.storage.store import CellStore
     from omics.eval.h5ad_output import H5adOutput
+    from omics.eval.results import EvalResult
     from omics.models.readout import Readout
+    from omics.tokenizers import LabelSpec
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -178,69 +180,94 @@ def predict(config: RunConfig, folder: Path) -> None:
 
 
 def test(config: RunConfig, folder: Path) -> None:
-    """Score the label heads of a bundle on held-out cells; write `results.parquet`.
+    """Score the heads of a bundle on held-out cells; write `results.parquet`.
+
+    Heads that choose a class are scored on the labels of the cells, heads on tokens on values that
+    are hidden from the model.
 
     Args:
         config: with `checkpoint`, the cells and the split.
         folder: where the results go.
 
     Raises:
-        ConfigError: the bundle has no label heads.
-        InputDataError: no cell to test is labelled.
+        ConfigError: the bundle has no such heads.
+        InputDataError: no cell to test is labelled, or no value is hidden.
     """
-    from omics.eval.classification import missing_labels, score
     from omics.eval.intervals import METHODS
-    from omics.eval.results import rows_of_scores, write_results
-    from omics.models.label_answers import best_class, is_number
+    from omics.eval.results import write_results
+    from omics.models.label_answers import is_number
+    from omics.train.hidden_field_scoring import hidden_fields, score_hidden_fields
 
     bundle = _checkpoint(config)
     specs = [spec for spec in bundle.label_specs if spec.kind in ("class", "hierarchy")]
     specs = [spec for spec in specs if not is_number(spec)]
-    if not specs:
+    fields = hidden_fields(bundle)
+    if not specs and not fields:
         raise ConfigError(
-            f"{config.checkpoint} has no label heads that choose a class: fine-tune it first."
+            f"{config.checkpoint} has no label heads that choose a class, and no heads that predict "
+            "hidden values: there is nothing to test. Fine-tune it, or pretrain it with a masked "
+            "field."
         )
     wanted = config.scoring.ci_method
     if wanted is not None and wanted not in METHODS:
         raise ConfigError(f"scoring.ci_method is {wanted!r}.{nearest(wanted, list(METHODS))}")
     refuse_existing(folder / "results.parquet", overwrite=config.overwrite)
-    results = []
+    results: list[EvalResult] = []
     with open_cells(data_path(config)) as store:
         rows = inference_rows(config.data_module, store, default="test")
-        truths = {spec.name: label_values(store, spec.name)[rows] for spec in specs}
-        by_name = {spec.name: spec for spec in specs}
-        answers: dict[str, list[Array]] = {name: [] for name in by_name}
-        with _results(config, bundle, store, rows, "testing") as batches:
-            for batch in batches:
-                for name, parts in answers.items():
-                    parts.append(best_class(by_name[name], batch)[0])
-        for spec in specs:
-            truth = truths[spec.name]
-            # A label above several classes says which of them are right, and not which one is.
-            labelled = ~missing_labels(truth) & ~np.isin(truth.astype(str), list(spec.nodes))
-            if not labelled.any():
-                raise InputDataError(f"None of the {len(rows)} cells to test has a {spec.name!r}.")
-            # The class number -1, of a cell that the model does not see, means no answer.
-            classes = np.array([*spec.classes, None], dtype=object)
-            predicted = classes[np.concatenate(answers[spec.name])]
-            results += rows_of_scores(
-                score(
-                    truth[labelled],
-                    predicted[labelled],
-                    ci_method=config.scoring.ci_method,
-                    num_resamples=config.scoring.num_bootstrap_runs,
-                    seed=config.seed,
-                ),
-                task=f"annotate:{spec.name}",
-                dataset=Path(data_path(config)).name,
-                method="label head",
-                seed=config.seed,
-                bundle=bundle.digest,
-            )
+        if specs:
+            results += _score_labels(config, bundle, store, rows, specs)
+        if fields:
+            results += score_hidden_fields(config, bundle, store, rows, fields)
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder / "results.parquet", results)
     for row in results:
-        say(f"{row.task}: {row.metric} {row.value:.3f} [{row.low:.3f}, {row.high:.3f}], n {row.n}")
+        if row.bundle:  # Those of guesses are in the file.
+            compared = f", {row.method}" if row.metric.endswith("_difference") else ""
+            interval = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+            say(f"{row.task}{compared}: {row.metric} {interval}, n {row.n}")
+
+
+def _score_labels(
+    config: RunConfig, bundle: Bundle, store: CellStore, rows: Array, specs: Sequence[LabelSpec]
+) -> list[EvalResult]:
+    """Return the scores of label heads that choose a class."""
+    from omics.eval.classification import missing_labels, score
+    from omics.eval.results import rows_of_scores
+    from omics.models.label_answers import best_class
+
+    results: list[EvalResult] = []
+    truths = {spec.name: label_values(store, spec.name)[rows] for spec in specs}
+    by_name = {spec.name: spec for spec in specs}
+    answers: dict[str, list[Array]] = {name: [] for name in by_name}
+    with _results(config, bundle, store, rows, "testing") as batches:
+        for batch in batches:
+            for name, parts in answers.items():
+                parts.append(best_class(by_name[name], batch)[0])
+    for spec in specs:
+        truth = truths[spec.name]
+        # A label above several classes says which of them are right, and not which one is.
+        labelled = ~missing_labels(truth) & ~np.isin(truth.astype(str), list(spec.nodes))
+        if not labelled.any():
+            raise InputDataError(f"None of the {len(rows)} cells to test has a {spec.name!r}.")
+        # The class number -1, of a cell that the model does not see, means no answer.
+        classes = np.array([*spec.classes, None], dtype=object)
+        predicted = classes[np.concatenate(answers[spec.name])]
+        results += rows_of_scores(
+            score(
+                truth[labelled],
+                predicted[labelled],
+                ci_method=config.scoring.ci_method,
+                num_resamples=config.scoring.num_bootstrap_runs,
+                seed=config.seed,
+            ),
+            task=f"annotate:{spec.name}",
+            dataset=Path(data_path(config)).name,
+            method="label head",
+            seed=config.seed,
+            bundle=bundle.digest,
+        )
+    return results
 
 
 def _checkpoint(config: RunConfig) -> Bundle:

@@ -5,6 +5,9 @@
 - Special tokens are never hidden.
 - One number is drawn per token; from 0 upwards its range is divided into masked, switched, asked
   about but left as it is, and not asked about.
+- With `nonzero_ratio` the tokens asked about are an exact number instead: those with the smallest
+  numbers among the values that are not 0, and among those that are (Bioformers). A second number
+  then says what is shown in their place.
 """
 
 from __future__ import annotations
@@ -40,26 +43,47 @@ class FieldMask:
         switch_ratio: share of those that show something else of the same field: of a discrete field
             any ordinary token, each with the same probability; of a continuous one the value of a
             token of the same cell. The rest is shown as it is.
+        nonzero_ratio: None asks about any tokens. A share asks about exactly floor(change_ratio * n)
+            of the n tokens of a cell; so many of them have a value that is not 0, and the others the
+            value 0. Where a cell has too few of either kind, the other kind makes up for it.
     """
 
     field: FieldSpec
     change_ratio: float = 0.15
     mask_ratio: float = 1.0
     switch_ratio: float = 0.0
+    nonzero_ratio: float | None = None
 
     def __post_init__(self) -> None:
         """Check the shares."""
         where = f"The field {self.field.name!r} has"
-        for name in ("change_ratio", "mask_ratio", "switch_ratio"):
+        for name in ("change_ratio", "mask_ratio", "switch_ratio", "nonzero_ratio"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{where} {name} {value}; it must be in [0, 1].")
         if self.mask_ratio + self.switch_ratio > 1 + 1e-9:
             raise ConfigError(
                 f"{where} mask_ratio {self.mask_ratio} and switch_ratio {self.switch_ratio}; "
                 "together they must not exceed 1."
             )
+        has_values = self.field.kind == "continuous" or self.field.token_values
+        if self.nonzero_ratio is not None and not has_values:
+            raise ConfigError(
+                f"{where} nonzero_ratio {self.nonzero_ratio}, and its ids stand for no numbers: none "
+                "of them is 0. Set it in the entry of the field with the values instead of in "
+                "data_module."
+            )
         self.field.mask_value()  # A field without a mask token is refused here.
+
+    def is_zero(self, values: Array) -> Array:
+        """Return bool [T], which values are 0.
+
+        Args:
+            values: [T] of the field, which holds values or bins of values.
+        """
+        if self.field.kind == "continuous":
+            return np.asarray(values == 0)
+        return np.asarray(np.array(self.field.token_values)[values] == 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +98,9 @@ class MaskPlan:
         gene_weights: float64 [ids], how likely a gene is hidden beside others; None for all alike.
         adaptive: weights that follow the validation error; for training alone.
         seed: of the run.
+
+    Raises:
+        ConfigError: `nonzero_ratio` beside what else decides which tokens are hidden.
     """
 
     genes: FieldSpec
@@ -82,6 +109,21 @@ class MaskPlan:
     gene_weights: Array | None = None
     adaptive: AdaptiveMasking | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse two ways at once to choose the tokens."""
+        exact = [mask.field.name for mask in self.fields if mask.nonzero_ratio is not None]
+        if exact and (self.gene_weights is not None or self.adaptive is not None):
+            raise ConfigError(
+                f"nonzero_ratio says which tokens of {exact[0]!r} are hidden, and so do "
+                "data_module.pattern_weights and adaptive_masking. Leave one of them out."
+            )
+        if exact and self.comask and len(self.fields) > 1:
+            raise ConfigError(
+                f"nonzero_ratio chooses tokens by their value in {exact[0]!r}, and "
+                "data_module.comask_across_fields the same tokens in all fields. Leave one of them "
+                "out."
+            )
 
     def hide(
         self, tokens: TokenBatch, *, epoch: int, training: bool = True
@@ -107,16 +149,11 @@ class MaskPlan:
         shown, questions = {}, {}
         for mask in self.fields:
             name = mask.field.name
-            stream = "mask" if self.comask else f"mask {name}"
-            draw = keyed_uniform(rows, ids, seed=self.seed, epoch=epoch, stream=stream)
-            weights = self._weights(name, ids, training=training)
-            chance = _chances(mask.change_ratio, weights, cell, free, len(tokens))
-            positions = np.flatnonzero((draw < chance) & free)
             values = tokens.fields[name]
             if mask.field.kind == "continuous":
                 refuse_not_finite(values, tokens, name)
-            at = np.broadcast_to(chance, draw.shape)[positions]
-            part = draw[positions]
+            places = (rows, ids, cell, free)
+            positions, part, at = self._choose(mask, places, values, epoch, training=training)
             hidden = values.copy()
             masked = positions[part < at * mask.mask_ratio]
             if mask.switch_ratio:
@@ -141,6 +178,43 @@ class MaskPlan:
                 free[positions] = False
         return tokens.with_fields(**shown), questions
 
+    def _choose(
+        self,
+        mask: FieldMask,
+        places: tuple[Array, Array, Array, Array],
+        values: Array,
+        epoch: int,
+        *,
+        training: bool,
+    ) -> tuple[Array, Array, Array]:
+        """Return int64 [K], the tokens to ask about, and what decides what they show.
+
+        Args:
+            mask: of the field.
+            places: row of the cell, id of the gene, cell and freedom of each token, [T].
+            values: [T] of the field.
+            epoch: of the pass.
+            training: whether adaptive weights are used.
+
+        Returns:
+            Positions, ascending; a number of each, and the end of the range that it is drawn from.
+        """
+        rows, ids, cell, free = places
+        num_cells = int(cell[-1]) + 1 if len(cell) else 0
+        stream = "mask" if self.comask else f"mask {mask.field.name}"
+        draw = keyed_uniform(rows, ids, seed=self.seed, epoch=epoch, stream=stream)
+        if mask.nonzero_ratio is not None:
+            chosen = _exact_choice(mask, values, free, draw, cell)
+            stream = f"show {mask.field.name}"
+            part = keyed_uniform(
+                rows[chosen], ids[chosen], seed=self.seed, epoch=epoch, stream=stream
+            )
+            return chosen, part, np.ones(len(chosen))
+        weights = self._weights(mask.field.name, ids, training=training)
+        chance = _chances(mask.change_ratio, weights, cell, free, num_cells)
+        chosen = np.flatnonzero((draw < chance) & free)
+        return chosen, draw[chosen], np.broadcast_to(chance, draw.shape)[chosen]
+
     def _weights(self, name: str, ids: Array, *, training: bool) -> Array | None:
         """Return float64 [T], the weight of each token; None where all weigh the same."""
         adaptive = self.adaptive.weights.get(name) if training and self.adaptive else None
@@ -161,6 +235,38 @@ def _chances(
     # A cell whose genes all weigh nothing has none hidden.
     scale = np.divide(ratio * number, total, out=np.zeros(num_cells), where=total > 0)
     return np.minimum(weights * scale[cell], 1.0)
+
+
+def _exact_choice(mask: FieldMask, values: Array, free: Array, draw: Array, cell: Array) -> Array:
+    """Return int64 [K], ascending: as many tokens of each cell, and of each kind, as are wanted.
+
+    Args:
+        mask: with a `nonzero_ratio`.
+        values: [T] of its field.
+        free: bool [T], tokens that may be chosen.
+        draw: float64 [T]; the smallest of a cell and kind are chosen.
+        cell: int64 [T], ascending.
+    """
+    assert mask.nonzero_ratio is not None
+    candidates = np.flatnonzero(free)
+    # Tokens other than 0 of cell i are the group 2 i, its zeros the group 2 i + 1.
+    group = 2 * cell[candidates] + mask.is_zero(values[candidates])
+    num_cells = int(cell[-1]) + 1 if len(cell) else 0
+    number = np.bincount(group, minlength=2 * num_cells).reshape(num_cells, 2)
+    nonzeros, zeros = number[:, 0], number[:, 1]
+    wanted = _floor(number.sum(1) * mask.change_ratio)
+    chosen = np.minimum(_floor(wanted * mask.nonzero_ratio), nonzeros)
+    chosen = np.maximum(chosen, wanted - zeros)
+    quota = np.stack([chosen, wanted - chosen], axis=1).reshape(-1)
+    order = np.lexsort((draw[candidates], group))
+    begin = np.concatenate([[0], np.cumsum(number.reshape(-1))])[group[order]]
+    rank = np.arange(len(order)) - begin
+    return np.asarray(np.sort(candidates[order[rank < quota[group[order]]]]))
+
+
+def _floor(numbers: Array) -> Array:
+    """Return int64, the whole numbers below; 0.29 * 100 is 29 although floats say a little less."""
+    return np.floor(numbers + 1e-9).astype(np.int64)
 
 
 def _others(tokens: TokenBatch, field: FieldSpec, free: Array, cell: Array, drawn: Array) -> Array:

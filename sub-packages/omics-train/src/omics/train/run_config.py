@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-TASKS = ("train", "test", "predict")
+TASKS = ("train", "test", "predict", "interpret")
 
 
 @dataclass
@@ -35,6 +35,7 @@ class FieldConfig:
         change_ratio: share of its values that are asked about; null for that of `data_module`.
         mask_ratio: share of those that are hidden; null for that of `data_module`.
         switch_ratio: share of those that are switched; null for that of `data_module`.
+        nonzero_ratio: share of those asked about whose value is not 0; null for that of `data_module`.
     """
 
     field_name: str = MISSING
@@ -51,6 +52,7 @@ class FieldConfig:
     change_ratio: float | None = None
     mask_ratio: float | None = None
     switch_ratio: float | None = None
+    nonzero_ratio: float | None = None
 
 
 @dataclass
@@ -99,12 +101,13 @@ class DataConfig:
         split: the table of `omics-data split`; null trains on all cells without validation.
         train_split: name of the training cells in that table.
         validation_split: name of the validation cells.
-        predict_split: the cells that `test` and `predict` read; null means all (predict) or
-            `test` (test).
+        predict_split: the cells that `test`, `predict` and `interpret` read; null means `test`
+            (test) or all.
         batch_size: cells per micro-batch of a training; null takes 32. Of `test` and `predict`,
             the most cells at once; null sets no limit but that of the tokens.
-        batch_tokens: of `test` and `predict`: the most tokens at once (a longer cell is run alone);
-            null takes what suits the device. No number depends on it.
+        batch_tokens: of `test`, `predict` and `interpret`: the most tokens at once (a longer cell is
+            run alone); null takes what suits the task and the device. No number of `test` and
+            `predict` depends on it.
         order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
             `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
@@ -115,6 +118,8 @@ class DataConfig:
         mask_ratio: share of those that show the mask token.
         switch_ratio: share of those that show another token of the vocabulary, or another value of
             the cell; the rest is shown as it is.
+        nonzero_ratio: ask about exactly floor(change_ratio * tokens) values of a cell, of which this
+            share is not 0 and the rest is 0, as far as there are so many; null asks about any.
         comask_across_fields: hide the same tokens in all masked fields; otherwise each token in one
             at most.
         pattern_weights: how likely genes are hidden beside others, as pairs of a regular expression
@@ -138,6 +143,7 @@ class DataConfig:
     change_ratio: float = 0.15
     mask_ratio: float = 1.0
     switch_ratio: float = 0.0
+    nonzero_ratio: float | None = None
     comask_across_fields: bool = False
     pattern_weights: list[Any] = field(default_factory=list)
     adaptive_masking: AdaptiveMaskingConfig = field(default_factory=AdaptiveMaskingConfig)
@@ -471,16 +477,52 @@ class OutputConfig:
 
 @dataclass
 class ScoringConfig:
-    """How `test` finds its intervals; the model runs once, and its answers are resampled.
+    """How `test` scores; the model runs once, and its answers are resampled.
 
     Attributes:
         ci_method: `wilson` or `clopper_pearson` (binomial, of the accuracy), `bootstrap` (quantiles)
-            or `bootstrap_t`; null for Wilson's and, of the macro-F1, the bootstrap.
+            or `bootstrap_t`; null for Wilson's and, of the macro-F1 and of hidden values, the
+            bootstrap.
         num_bootstrap_runs: how often the test cells are drawn.
+        high_bin: of hidden bins: those above it are scored as highly expressed, too.
     """
 
     ci_method: str | None = None
     num_bootstrap_runs: int = 2000
+    high_bin: int = 8
+
+
+@dataclass
+class AttributionConfig:
+    """What `interpret` asks of a label head; the same as `omics-eval attribute`.
+
+    Attributes:
+        label: whose head is explained; null for the only one.
+        classes: those that are explained; null for all.
+        targets: `predicted` explains each cell for the class that the model gives it, `every` for
+            every class.
+        method: `integrated_gradients` (needs the extra `omics-eval[attribution]`) or `rollout`.
+        baseline: what a gene is compared with: `mask`, a token that says nothing, or `zero`, itself
+            at value 0.
+        steps: points on the path of integrated gradients.
+        num_top: genes listed for each class, and hidden in the checks.
+        max_cells: cells drawn at random from those of the run.
+        checks: whether the scores are put to the test.
+        bundles: further bundles (other seeds), whose top genes are compared.
+        format: of the tables, `parquet` or `csv`.
+    """
+
+    label: str | None = None
+    classes: list[str] | None = None
+    targets: str = "predicted"
+    method: str = "integrated_gradients"
+    baseline: str = "mask"
+    steps: int = 32
+    num_top: int = 20
+    max_cells: int = 1000
+    checks: bool = True
+    bundles: list[str] = field(default_factory=list)
+    format: str = "parquet"
 
 
 @dataclass
@@ -495,7 +537,8 @@ class RunConfig:
         resume: `true` to go on with the run in `working_dir` from its newest checkpoint; `auto` to
             do so if it has one, and else to begin.
         seed: of weights, order, dropout and masks.
-        task: `train`, `test`, `predict`; a list runs in order, handing the new bundle on.
+        task: `train`, `test`, `predict`, `interpret`; a list runs in order, handing the new bundle
+            on.
         hand_on: which weights a training hands on: `last`, or `best` for those of the best
             validation.
         fields: inputs of a new model.
@@ -508,6 +551,7 @@ class RunConfig:
         embedding: what `predict` writes as embeddings.
         output: in which form.
         scoring: intervals of `test`.
+        attribution: what `interpret` explains.
     """
 
     working_dir: str = MISSING
@@ -527,3 +571,4 @@ class RunConfig:
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    attribution: AttributionConfig = field(default_factory=AttributionConfig)

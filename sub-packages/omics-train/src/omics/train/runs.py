@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omics.data.errors import ConfigError, nearest
 from omics.train.inference_run import check_precision, check_prediction, predict, test
+from omics.train.interpretation_run import check_interpretation, interpret
 from omics.train.processes import is_first_process
 from omics.train.run_config import TASKS, RunConfig
 from omics.train.run_files import BUNDLE, BUNDLE_BEST
@@ -36,9 +37,12 @@ def run_tasks(config: RunConfig, folder: Path) -> None:
         raise ConfigError(f"hand_on is {config.hand_on!r}.{nearest(config.hand_on, HAND_ON)}")
     if set(config.task) & {"test", "predict"}:
         check_precision(config.trainer.precision)
+    # A run that goes on replaces what it found before it was stopped.
+    replacing = replace(config, overwrite=config.overwrite or bool(config.resume))
     if "predict" in config.task:
-        # A run that goes on replaces what it predicted before it was stopped.
-        check_prediction(replace(config, overwrite=config.overwrite or bool(config.resume)), folder)
+        check_prediction(replacing, folder)
+    if "interpret" in config.task:
+        check_interpretation(replacing, folder)
     for task in config.task:
         if task == "train":
             train(config, folder)
@@ -47,8 +51,10 @@ def run_tasks(config: RunConfig, folder: Path) -> None:
             config = _after_training(config, folder)
         elif task == "test":
             test(config, folder)
-        else:
+        elif task == "predict":
             predict(config, folder)
+        else:
+            interpret(config, folder)
 
 
 def _after_training(config: RunConfig, folder: Path) -> RunConfig:
@@ -68,10 +74,11 @@ def _after_training(config: RunConfig, folder: Path) -> RunConfig:
 def _refuse_idle(config: RunConfig) -> None:
     """Refuse settings of tasks that are not run: they would be ignored."""
     default = RunConfig()
-    for section in ("embedding", "output"):
-        if "predict" not in config.task and getattr(config, section) != getattr(default, section):
+    readers = {"embedding": "predict", "output": "predict", "attribution": "interpret"}
+    for section, task in readers.items():
+        if task not in config.task and getattr(config, section) != getattr(default, section):
             raise ConfigError(
-                f"{section} is read by the task predict, and task is {config.task}. Add predict to "
+                f"{section} is read by the task {task}, and task is {config.task}. Add {task} to "
                 f"it, or leave {section} out."
             )
     if "train" not in config.task and config.resume:
@@ -83,6 +90,6 @@ def _refuse_idle(config: RunConfig) -> None:
         )
     if config.data_module.batch_tokens is not None and set(config.task) == {"train"}:
         raise ConfigError(
-            "data_module.batch_tokens is read by test and predict; a training has "
+            "data_module.batch_tokens is read by test, predict and interpret; a training has "
             "data_module.batch_size."
         )

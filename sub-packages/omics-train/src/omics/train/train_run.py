@@ -224,7 +224,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         losses,
         plan,
         asked,
-        masks=mask_plan(config, source),
+        masks=mask_plan(config, source.tokenizer, source.masked),
         measured=measured_tokens(source.tokenizer, tokenizer, store.genes, source.preprocessing),
         answered={LABEL_EXPRESSION: fields[EXPRESSION]} if cells.answered else {},
         denoised=frozenset({EXPRESSION} if cells.is_thinned else ()),
@@ -247,7 +247,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         if vectors.frozen:
             undecayed.append(table)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
-    if new_heads:
+    if new_heads and source.checkpoint is not None:
         plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
         _standardize_label_heads(model, new_heads, plain_tokens)
     return Training(
@@ -346,10 +346,14 @@ def _tell_unseen(labels: Sequence[LabelSpec], validation: Mapping[str, Array]) -
 
 
 def _provenance(config: RunConfig, store: CellStore, source: ModelSource) -> dict[str, Any]:
+    parent = source.checkpoint
+    earlier = parent.provenance.get("masked_fields", ()) if parent else ()
     return {
         "store_digest": store.digest,
         "gene_digest": store.genes.digest,
         "seed": config.seed,
-        "parent": source.checkpoint.digest if source.checkpoint else None,
+        # A fine-tuned model still knows the mask tokens of its pretraining.
+        "masked_fields": sorted({*earlier, *(spec.name for spec in source.masked)}),
+        "parent": parent.digest if parent else None,
         "versions": versions(),
     }

@@ -4,6 +4,8 @@
   over classes are over those that occur in the truth or the prediction; areas under curves over
   those that occur in the truth beside others.
 - All states are sums or lists, reduced over processes by torchmetrics before anything is computed.
+  Every process takes part for every metric, also where it saw nothing to measure: otherwise the
+  others would wait for it forever.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 import torchmetrics
 from torch import Tensor, nn
 from torchmetrics import classification
@@ -40,15 +43,17 @@ class ClassAreas(torchmetrics.Metric):
 
     Args:
         area: of scores [K] and truth [K].
+        num_classes: C.
     """
 
     full_state_update = False
     scores: list[Tensor]
     truth: list[Tensor]
 
-    def __init__(self, area: Callable[..., Tensor]) -> None:
+    def __init__(self, area: Callable[..., Tensor], num_classes: int) -> None:
         super().__init__()
         self.area = area
+        self.num_classes = num_classes
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("truth", default=[], dist_reduce_fx="cat")
 
@@ -56,6 +61,13 @@ class ClassAreas(torchmetrics.Metric):
         """Add probabilities [K, C] with class numbers [K] or 0 and 1 [K, C]."""
         self.scores.append(predicted)
         self.truth.append(truth)
+
+    def hold_shape(self, *, is_multilabel: bool) -> None:
+        """Hold nothing in the shape of something, as joining over processes needs."""
+        if not self.scores:
+            nothing = torch.zeros(0, self.num_classes, device=self.device)
+            self.scores.append(nothing)
+            self.truth.append((nothing if is_multilabel else nothing[:, 0]).long())
 
     def compute(self) -> Tensor:
         """Return the mean; NaN where no class occurs beside another."""
@@ -118,6 +130,7 @@ class ValidationMetrics(nn.Module):
         self.numbers: dict[str, torchmetrics.Metric] = {}
         self.gene_errors: dict[str, GeneErrors] = {}
         self._keys: dict[str, list[str]] = {term.name: [] for term in terms}
+        self._multilabel = {term.source for term in terms if term.about == "multilabel"}
         for term in terms:
             for name in term.metrics:
                 key = metric_key(term, name)
@@ -163,8 +176,10 @@ class ValidationMetrics(nn.Module):
         """Return numbers and confusion matrices over all processes, and start those again."""
         numbers: dict[str, float] = {}
         confusions = []
-        for key, metric in self.numbers.items():
-            value = _computed(metric)
+        for errors in self.gene_errors.values():
+            errors.join()
+        for (key, metric), is_used in zip(self.numbers.items(), self._are_used(), strict=True):
+            value = _computed(metric) if is_used else None
             if key.endswith(CONFUSION):
                 if value is not None:
                     source = key.removesuffix(f"_{CONFUSION}")
@@ -173,6 +188,24 @@ class ValidationMetrics(nn.Module):
                 numbers[key] = number
             metric.reset()
         return numbers, confusions
+
+    def _are_used(self) -> list[bool]:
+        """Return which metrics have something to measure in any process, the same in all."""
+        used = torch.tensor([metric.update_called for metric in self.numbers.values()])
+        if not (dist.is_available() and dist.is_initialized()):
+            return used.tolist()
+        for key, metric in self.numbers.items():
+            if isinstance(metric, ClassAreas):
+                source = key.rsplit("_", 1)[0]
+                metric.hold_shape(is_multilabel=source in self._multilabel)
+        shared = used.to(_device_of_exchange(), torch.int32)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return [bool(each) for each in shared.tolist()]
+
+
+def _device_of_exchange() -> torch.device:
+    """Return where tensors must be for the process group: NCCL does not take those of the host."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
 def _as_read(about: str, examples: Examples) -> tuple[Tensor, Tensor]:
@@ -185,10 +218,9 @@ def _as_read(about: str, examples: Examples) -> tuple[Tensor, Tensor]:
 
 
 def _computed(metric: torchmetrics.Metric) -> Tensor | None:
-    if not metric.update_called:
-        return None
     if isinstance(metric, classification.BinaryAUROC | classification.BinaryAveragePrecision):
-        by_truth = metric.confmat[0].sum(-1)  # Zeros that are none, zeros.
+        with metric.sync_context():
+            by_truth = metric.confmat[0].sum(-1)  # Zeros that are none, zeros.
         if not bool((by_truth > 0).all()):
             return None
     with warnings.catch_warnings():
@@ -201,7 +233,7 @@ def _made(about: str, name: str, num_classes: int) -> torchmetrics.Metric:
     """Return a new metric."""
     area = _AREAS.get(name)
     if area is not None and about != "zeros":
-        return ClassAreas(area)
+        return ClassAreas(area, num_classes)
     if about == "values" or name == "perplexity":
         return _MADE[name]()
     options: dict[str, Any] = {"validate_args": False}

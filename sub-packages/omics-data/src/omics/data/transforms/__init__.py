@@ -44,10 +44,11 @@ from omics.data.transforms.transform_registry import (
     transform_from_dict,
 )
 from omics.data.transforms.transform_rules import check_transforms
-from omics.data.transforms.zero_genes import BatchZeros, InterleaveZeros, RandomZeros
+from omics.data.transforms.zero_genes import AllGenes, BatchZeros, InterleaveZeros, RandomZeros
 
 __all__ = [
     "TRANSFORMS",
+    "AllGenes",
     "BatchZeros",
     "ChromosomeOrder",
     "ChunkDropout",

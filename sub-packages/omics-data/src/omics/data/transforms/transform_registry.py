@@ -37,6 +37,7 @@ REPEATS = "repeats"  # A gene may occur twice in a cell.
 FILLS = "fills"  # Adds genes that a cell does not express.
 FILLS_FROM_ALL = "fills from all"  # ... from the whole gene table.
 INTERLEAVES = "interleaves"
+SORTS_GENES = "sorts genes"  # Puts the genes of a cell in the order of the store.
 
 Kind = TypeVar("Kind", bound="type[Any]")
 

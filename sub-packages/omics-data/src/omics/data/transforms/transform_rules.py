@@ -27,6 +27,7 @@ from omics.data.transforms.transform_registry import (
     PICKS_TOP,
     READS_COUNTS,
     REPEATS,
+    SORTS_GENES,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ REFUSALS = (
         "Put {later} first, or use first_genes to keep the beginning of an order.",
     ),
     Refusal(INTERLEAVES, ORDERS, "which undoes the interleaving", "Put {later} first."),
+    Refusal(ORDERS, SORTS_GENES, "which undoes that order", "Put {later} first."),
     Refusal(
         DROPS,
         FILLS,
@@ -147,7 +149,8 @@ def _reasons(earlier: Transform, later: Transform) -> Iterator[str]:
                 yield f"{earlier.name} comes before {later.name}, {rule.why}. {advice}"
     if LIMITS in earlier.kinds() and FILLS in later.kinds():
         panel = later.to_dict().get("panel") or ()
-        outside = sorted(set(panel) - set(earlier.to_dict()["genes"]))
+        limits = earlier.to_dict()
+        outside = sorted(set(panel) - set(limits.get("genes") or limits["panel"]))
         if outside:
             yield (
                 f"{later.name} fills up with {len(outside)} genes (such as {outside[0]!r}) that "

@@ -2,7 +2,8 @@
 
 - Leaving them out of a list is the choice "none": cells then hold expressed genes only.
 - The added genes come after those the cell has, in random order; `interleave_zeros` mixes them,
-  an ordering puts them elsewhere. All fields are 0 there.
+  an ordering puts them elsewhere. `all_genes` shows every gene in the order of the store instead. All
+  fields are 0 at added genes.
 - A gene counts as not expressed when the cell has no entry of it, so nothing may have been left
   out of the cell before (`transform_rules` refuses it).
 """
@@ -23,6 +24,8 @@ from omics.data.transforms.transform_registry import (
     FILLS,
     FILLS_FROM_ALL,
     INTERLEAVES,
+    LIMITS,
+    SORTS_GENES,
     GeneTransform,
     TransformRecord,
     register,
@@ -84,6 +87,63 @@ class RandomZeros(GeneTransform):
         wanted[_untouched(batch, self.untouched_share, self.name, seed, epoch)] = 0
         key = stream_key(seed=seed, epoch=epoch, stream=self.name)
         return _filled(batch, resolved, wanted, key)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class AllGenes(GeneTransform):
+    """Shows every gene in every cell, in the order of the store, with count 0 where there is none.
+
+    All cells then have the same genes in the same places, as the dense matrices of other programs
+    have, and cost as much: keep the genes few (`omics-data prepare --hvg 2000`, or a panel).
+
+    Attributes:
+        panel: ids or symbols of the genes to show, in the order of the store; others are left out.
+            None shows all genes of the store.
+    """
+
+    name: ClassVar[str] = "all_genes"
+    training_only: ClassVar[bool] = False
+
+    panel: tuple[str, ...] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        if self.panel is not None:
+            object.__setattr__(self, "panel", checked_genes(self.panel, "all_genes.panel"))
+
+    def kinds(self) -> frozenset[str]:
+        """Return what it does."""
+        return frozenset({FILLS, SORTS_GENES, FILLS_FROM_ALL if self.panel is None else LIMITS})
+
+    def resolve(self, genes: GeneTable) -> Array:
+        """Return int64 [p], the positions of the genes to show, ascending."""
+        if self.panel is None:
+            return np.arange(len(genes), dtype=np.int64)
+        return np.flatnonzero(mark_genes(self.panel, genes, self.name))
+
+    def apply(self, batch: CellBatch, resolved: Array, *, seed: int, epoch: int) -> CellBatch:
+        """Return the batch with exactly the same genes in every cell; see `Transform`."""
+        num_cells, num_shown = len(batch), len(resolved)
+        place = np.full(batch.num_genes, -1, np.int64)
+        place[resolved] = np.arange(num_shown)
+        own = place[batch.genes]
+        shown = own >= 0
+        cell = np.repeat(np.arange(num_cells, dtype=np.int64), batch.lengths)
+        entries = (cell * num_shown + own)[shown]
+
+        def spread(values: Array) -> Array:
+            out = np.zeros(num_cells * num_shown, values.dtype)
+            out[entries] = values[shown]
+            return out
+
+        return replace(
+            batch,
+            indptr=np.arange(num_cells + 1, dtype=np.int64) * num_shown,
+            genes=np.tile(resolved.astype(batch.genes.dtype), num_cells),
+            counts=spread(batch.counts),
+            fields={name: spread(values) for name, values in batch.fields.items()},
+        )
 
 
 @register

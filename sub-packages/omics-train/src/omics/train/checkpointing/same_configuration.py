@@ -24,6 +24,7 @@ _FREE = (
     "embedding",
     "output",
     "scoring",
+    "attribution",
     "data_module.dataset",
     "data_module.path",
     "data_module.predict_split",

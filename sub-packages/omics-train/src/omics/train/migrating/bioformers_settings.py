@@ -81,43 +81,31 @@ def finish(draft: Draft) -> None:
 
 def _cells(draft: Draft, row: str) -> None:
     """Name store and split, and say how they are made."""
-    stem = shlex.quote(draft.old.path.stem)
-    store, split, raw = f"{stem}.store", f"{stem}.split.parquet", f"{stem}.raw.store"
-    draft.set("data_module.path", f"{draft.old.path.stem}.store")
-    draft.set("data_module.split", f"{draft.old.path.stem}.split.parquet")
+    folder = f"{draft.old.path.stem}.prepared"
+    draft.set("data_module.path", f"{folder}/cells.store")
+    draft.set("data_module.split", f"{folder}/split.parquet")
+    command = [f"omics-data prepare dataset:{row} {shlex.quote(folder)} --fractions 0.8,0.1,0.1"]
     # The processed file of GEARS holds logarithms, which the linear bins are made for.
-    as_they_are = " --counts X --allow-non-counts" if row == "adamson_gears" else ""
-    cutoff = draft.old.get("filter_cell_cutoff")
-    made = raw if cutoff else store
-    draft.steps.append(
-        (
-            f'omics-data convert "$(omics-data datasets {row})" {made}{as_they_are}',
-            "the cells as a store",
-        )
+    has_counts = row != "adamson_gears"
+    if not has_counts:
+        command.append("--counts X --allow-non-counts")
+    options = {"filter_gene_cutoff": "--min-gene-counts", "filter_cell_cutoff": "--min-counts"}
+    if has_counts:
+        options["hvg_num"] = "--hvg"
+    else:
+        draft.drop("hvg_num", "variable genes are found on counts, and this file holds logarithms")
+    for key, option in options.items():
+        value = draft.old.get(key)
+        if value:
+            command.append(f"{option} {value}")
+    purpose = (
+        "cells and genes that are kept, and a split with test cells, which the reference has not"
     )
-    if cutoff:
-        draft.steps.append(
-            (
-                f"omics-data qc {raw} {stem}.qc --min-counts {cutoff} --write-store {store}",
-                "without cells of few counts",
-            )
-        )
-    draft.steps.append(
-        (
-            f"omics-data split {store} {split} --fractions 0.8,0.1,0.1 --seed 0",
-            "a split with test cells, which the reference has not",
-        )
-    )
+    draft.steps.append((" ".join(command), purpose))
 
 
 def _transforms(draft: Draft) -> list[dict[str, Any]]:
     old = draft.old
-    steps: list[dict[str, Any]] = []
-    share = old.get("nonzero_ratio")
-    if share is not None and 0 < share < 1:
-        steps.append({"name": "random_zeros", "expressed_share": share})
-    else:
-        draft.drop("nonzero_ratio", f"{share}: cells hold their expressed genes alone")
     logarithmic = bool(old.get("log_transform", False))
     binning: dict[str, Any] = {
         "name": "bin_log" if logarithmic else "bin_linear",
@@ -129,4 +117,4 @@ def _transforms(draft: Draft) -> list[dict[str, Any]]:
             binning[parameter] = old.get(key)
     if not logarithmic:
         draft.drop("bin_cutoff", "bins of equal width have none")
-    return [*steps, binning]
+    return [{"name": "all_genes"}, binning]

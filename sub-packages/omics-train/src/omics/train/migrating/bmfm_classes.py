@@ -81,6 +81,7 @@ TASKS = {
     "TrainingTaskConfig": "train",
     "TestTaskConfig": "test",
     "PredictTaskConfig": "predict",
+    "InterpretTaskConfig": "interpret",
 }
 
 MASKERS = ("Masker", "MaskingStrategy", "AdaptiveMaskingStrategy", "WCEDMasker", "AdaptiveWCEDMasker")  # fmt: skip

@@ -64,7 +64,7 @@ def finish(draft: Draft) -> None:
     checkpoint = _checkpoint(draft, tasks)
     module = _data_module(draft)
     path = _path(draft, module)
-    _split(draft, path, needed=tasks != ["predict"])
+    _split(draft, path, needed=bool({"train", "test"} & {*tasks}))
     _labels(draft, one_class_token=not checkpoint)
     if trains:
         bmfm_inputs.losses(draft)
@@ -97,8 +97,7 @@ def _tasks(draft: Draft) -> list[str]:
             names.append(name)
     if draft.old.items("task") and not names:
         raise ConfigError(
-            f"{draft.old.path} holds no task that is known here: {', '.join(TASKS)}. Attribution "
-            "is a command of its own."
+            f"{draft.old.path} holds no task that is known here: {', '.join(TASKS)}. Name one."
         )
     draft.set("task", names or ["train"])
     return names or ["train"]
