@@ -311,17 +311,18 @@ def shares_hidden(study: Study, name: str) -> Any:
     import pandas as pd
     from omegaconf import OmegaConf
 
+    from omics.train.fitting import fit
     from omics.train.run_config import RunConfig
-    from omics.train.train_run import fit, prepare_training
+    from omics.train.train_run import prepare_training
 
     folder = study.folder / name
     stored = OmegaConf.load(folder / "config.yaml")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), stored))
     training = prepare_training(config, open_store(study.folder / "cells.store"))
-    fit(training, config, folder)
+    fit(training, config, folder.with_name(f"{folder.name}-again"))
     names = training.source.tokenizer.vocabulary.tokens
     hidden, shown = np.zeros(len(names)), np.zeros(len(names))
-    for batch in training.batches:
+    for batch in (batch for step in training.batches for batch in step.batches):
         hidden += np.bincount(np.asarray(batch.questions["expression"].genes), minlength=len(names))
         shown += np.bincount(np.asarray(batch.tokens.fields["genes"]), minlength=len(names))
     often = shown >= 20
