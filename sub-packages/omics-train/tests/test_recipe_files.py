@@ -53,6 +53,7 @@ ELSEWHERE = {
     "finetune",
     "test",
     "predict",
+    "interpret",
     "bioformers",
     "bioformers_linear",
     "bioformers_test",

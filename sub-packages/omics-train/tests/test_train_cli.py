@@ -44,7 +44,7 @@ def test_an_unknown_key_names_the_nearest_and_writes_nothing(run, atlas, tmp_pat
     [
         (["seed=abc"], "could not be converted to Integer (configuration key seed)"),
         (["trainr.max_epochs=3"], "no configuration key 'trainr'. Did you mean 'trainer'"),
-        (["-cn", "nope"], "Cannot find primary config 'nope'"),
+        (["-cn", "nope"], "There is no recipe 'nope'"),
         (["model=huge"], "huge"),
         (["trainer.losses=[{nme: mse}]"], "Did you mean 'name'"),
     ],

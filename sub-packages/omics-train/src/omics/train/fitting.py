@@ -154,7 +154,7 @@ class _Attempt:
         if start is not None:
             say(f"Going on from {start.path}, after step {start.step} of {self.steps}.")
             if is_over(start, self.steps):
-                restore_results(self.module, start, self.place)
+                restore_results(self.module, start)
                 self.best = Best(**start.state["best"]) if start.state["best"] else None
                 return
         L.seed_everything(self.config.seed + _SEED_STRIDE * self.place.rank, verbose=False)

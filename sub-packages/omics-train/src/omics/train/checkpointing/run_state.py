@@ -125,7 +125,7 @@ def restore_state(
         ConfigError: the checkpoint is of another model.
     """
     state = checkpoint.state
-    restore_results(module, checkpoint, place)
+    restore_results(module, checkpoint)
     load_optimizer(
         trainer.optimizers[0], module.model, checkpoint.tensors(OPTIMIZER), state["rates"]
     )
@@ -150,13 +150,12 @@ def restore_state(
         module.means[phase] = RunningMeans.summed([part[phase] for part in parts], module.device)
 
 
-def restore_results(module: TrainingModule, checkpoint: Checkpoint, place: Place) -> None:
+def restore_results(module: TrainingModule, checkpoint: Checkpoint) -> None:
     """Put back what a run has found: weights, history and the tables of its last validation.
 
     Args:
         module: that is trained.
         checkpoint: of the run.
-        place: of this process.
 
     Raises:
         ConfigError: the checkpoint is of another model.
@@ -172,11 +171,11 @@ def restore_results(module: TrainingModule, checkpoint: Checkpoint, place: Place
     module.history.rows = [tuple(row) for row in state["history"]]
     module.validated = state["validated"]
     module.skipped = state["skipped"]
-    _restore_tables(module, checkpoint.tensors(VALIDATION), place)
+    _restore_tables(module, checkpoint.tensors(VALIDATION))
 
 
-def _restore_tables(module: TrainingModule, tables: Mapping[str, Tensor], place: Place) -> None:
-    """Put back what the last validation found; sums over processes are those of the first."""
+def _restore_tables(module: TrainingModule, tables: Mapping[str, Tensor]) -> None:
+    """Put back what the last validation found."""
     module.confusions = [
         Confusion(source=name.removeprefix(_CONFUSION), counts=counts)
         for name, counts in tables.items()
