@@ -16,6 +16,7 @@ from omics.data.errors import (
     InputDataError,
     MissingPathError,
     ResourceError,
+    StoppedError,
     UnknownNameError,
     UsageError,
     nearest,
@@ -67,6 +68,12 @@ def test_errors_end_with_their_code_and_one_line(monkeypatch, capsys, error, cod
     assert isinstance(error, builtin)
     assert command_that(raising(error), monkeypatch, "go") == code
     assert capsys.readouterr().err == "error: m\n"
+
+
+def test_what_was_asked_to_stop_is_no_error(monkeypatch, capsys):
+    assert command_that(raising(StoppedError("saved in x")), monkeypatch, "go") == 75
+    assert capsys.readouterr().err == "saved in x\n"
+    assert isinstance(StoppedError("m"), RuntimeError)
 
 
 def test_a_message_of_several_lines_becomes_one_paragraph(monkeypatch, capsys):

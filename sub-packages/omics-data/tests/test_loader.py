@@ -281,3 +281,29 @@ def test_worker_processes_are_refused(store):
     )
     with pytest.raises(UsageError, match=r"cannot be split over worker processes.*num_workers=0"):
         next(iter(data))
+
+
+def test_cells_are_read_again_as_their_epoch_gave_them(store):
+    steps = [LogNormalize(target_sum=100), SampleGenes(keep_low=0.5, keep_high=0.5)]
+    rows = np.arange(NUM_CELLS)[::-1][:20].copy()
+    loader = Loader(
+        store,
+        rows=rows,
+        batch_size=7,
+        order="random",
+        transforms=steps,
+        obs=["label"],
+        seed=3,
+        training=True,
+    )
+    assert loader.first_row == NUM_CELLS - 1
+    assert Loader(store).first_row == 0
+    loader.set_epoch(2)
+    for batch in loader:
+        halves = [loader.read(part, epoch=2) for part in (batch.rows[:3], batch.rows[3:])]
+        for name in ("genes", "counts", "rows"):
+            parts = [getattr(half, name) for half in halves]
+            assert np.array_equal(np.concatenate(parts), getattr(batch, name))
+        assert halves[0].obs["label"].tolist() == batch.obs["label"][:3].tolist()
+    other = loader.read(batch.rows, epoch=1)
+    assert not np.array_equal(other.genes, batch.genes)

@@ -203,7 +203,8 @@ def test_all_of_a_training_s_batches_are_pairs(cells, tmp_path):
     store = open_store(cells / "cells.store")
     training = prepare_training(composed(cells, tmp_path), store)
     kinds = np.asarray(store.obs["perturbation"])
-    for batches in (training.batches, training.validation):
+    windows = [batch for window in training.batches for batch in window.batches]
+    for batches in (windows, training.validation):
         for batch in batches:
             assert not set(kinds[batch.tokens.rows]) & {"control", "no gene"}
             asked = batch.questions["label_expression"]

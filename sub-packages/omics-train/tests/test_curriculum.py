@@ -72,12 +72,13 @@ CURRICULUM = [
 def test_epochs_have_the_sizes_and_lengths_of_their_stage(atlas):
     config = compose("pretrain", [*atlas.cells, "working_dir=x", *CURRICULUM])
     batches = prepare_training(config, open_store(atlas.store)).batches
-    assert batches.num_batches(4) == 4 + 7 + 2 * 9
+    assert batches.num_steps(4) == 4 + 7 + 2 * 9
     seen = []
     for _ in range(4):
         announced = len(batches)
-        epoch = list(batches)
-        assert len(epoch) == announced
+        windows = list(batches)
+        assert len(windows) == announced
+        epoch = [batch for window in windows for batch in window.batches]
         seen.append((len(epoch[0].tokens), max(int(b.tokens.lengths.max()) for b in epoch)))
         rows = np.sort(np.concatenate([b.tokens.rows for b in epoch]))
         assert np.array_equal(rows, np.unique(rows))

@@ -13,11 +13,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from training_parts import CLASSIFY, PRETRAIN, model_of, objective_of, random_tokens
 
-from omics.train.batch_window import with_totals
+from omics.train.batch_window import fill_totals
 from omics.train.run_config import LossConfig
 from omics.train.training_step import training_step
 
 NUM_CELLS = 12
+UNEVEN = [([0, 9], [9, 12]), ([0, 1, 6], [6, 7, 12])]
 LOSSES = [*PRETRAIN, *CLASSIFY]
 MORE_LOSSES = [
     *LOSSES,
@@ -49,15 +50,17 @@ def slice_of(tokens, start, stop):
     return cut(tokens)
 
 
-def gradients(bounds, *, window, world_size=1, divide_by, losses=LOSSES):
+def gradients(bounds, *, world_size=1, losses=LOSSES, local=False):
     """Return the gradients of one step over the cells between the bounds."""
     objective, plan = objective_of(losses)
     model = model_of(plan)
     tokens = random_tokens(NUM_CELLS, seed=4)
     parts = [objective.prepare(slice_of(tokens, a, b), epoch=0) for a, b in pairwise(bounds)]
-    for batch in with_totals(parts, window=window, world_size=world_size):
+    for group in [[part] for part in parts] if local else [parts]:
+        fill_totals(group, world_size=world_size)
+    for batch in parts:
         loss, _ = training_step(model, batch.to("cpu"), objective)
-        (loss / divide_by).backward()
+        loss.backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
 
@@ -68,44 +71,55 @@ def relative(found, wanted):
 @pytest.mark.parametrize("losses", [LOSSES, MORE_LOSSES])
 @pytest.mark.parametrize("bounds", [[0, 5, 12], [0, 1, 2, 12], [0, 0, 12]])
 def test_accumulation_over_uneven_micro_batches_changes_nothing(bounds, losses):
-    whole = gradients([0, NUM_CELLS], window=1, divide_by=1, losses=losses)
-    window = len(bounds) - 1
-    split = gradients(bounds, window=window, divide_by=window, losses=losses)
+    whole = gradients([0, NUM_CELLS], losses=losses)
+    split = gradients(bounds, losses=losses)
     assert relative(split, whole) < 1e-5
 
 
-def test_a_short_last_window_is_a_full_mean_of_what_is_there():
-    whole = gradients([0, NUM_CELLS], window=1, divide_by=1)
-    # The trainer divides by the configured number of micro-batches although only one is left.
-    short = gradients([0, NUM_CELLS], window=4, divide_by=4)
-    assert relative(short, whole) < 1e-5
+def test_a_process_without_a_cell_has_a_gradient_of_zero_everywhere():
+    assert not gradients([0, 0]).any()
 
 
 def test_local_means_would_be_wrong():
     """The habit this replaces: dividing each micro-batch by its own counts."""
-    whole = gradients([0, NUM_CELLS], window=1, divide_by=1)
-    local = gradients([0, 1, NUM_CELLS], window=1, divide_by=2)
+    whole = gradients([0, NUM_CELLS])
+    local = gradients([0, 1, NUM_CELLS], local=True) / 2
     assert relative(local, whole) > 0.05
 
 
-def _process(rank, port, bounds, results):
+def _process(rank, port, results):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    gradient = gradients(bounds[rank], window=len(bounds[rank]) - 1, world_size=2, divide_by=2)
-    gradient /= len(bounds[rank]) - 1
-    dist.all_reduce(gradient)
-    # The micro-batches were divided by 2 above in place of DDP's mean over two processes.
-    results[rank] = gradient.numpy()
+    for bounds in UNEVEN:
+        gradient = gradients(bounds[rank], world_size=2)
+        dist.all_reduce(gradient)
+        # As DDP, which averages over the processes.
+        results[rank, str(bounds)] = (gradient / 2).numpy()
+    objective, _ = objective_of(LOSSES)
+    batches = [objective.prepare(random_tokens(3, seed=rank), epoch=0)]
+    for wants in (False, True):
+        wish = wants and rank == 1
+        results[rank, wants] = fill_totals(batches, world_size=2, wants_stop=wish)
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("bounds", [([0, 9], [9, 12]), ([0, 1, 6], [6, 7, 12])])
-def test_two_processes_with_uneven_cells_give_the_gradient_of_one(bounds):
+@pytest.fixture(scope="module")
+def found():
+    """Return what two processes found, by rank and question."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with mp.get_context("spawn").Manager() as manager:
         results = manager.dict()
-        mp.spawn(_process, (port, bounds, results), nprocs=2)
-        found = torch.tensor(np.array(results[0]))
-    whole = gradients([0, NUM_CELLS], window=1, divide_by=1)
-    assert relative(found, whole) < 1e-5
+        mp.spawn(_process, (port, results), nprocs=2)
+        return dict(results)
+
+
+@pytest.mark.parametrize("bounds", UNEVEN)
+def test_two_processes_with_uneven_cells_give_the_gradient_of_one(found, bounds):
+    gradient = torch.tensor(np.array(found[0, str(bounds)]))
+    assert relative(gradient, gradients([0, NUM_CELLS])) < 1e-5
+
+
+def test_a_process_that_is_asked_to_stop_tells_the_others(found):
+    for rank in (0, 1):
+        assert [found[rank, wants] for wants in (False, True)] == [False, True]

@@ -339,7 +339,7 @@ def test_class_weights_average_one_over_the_cells():
 
 @pytest.mark.gpu
 def test_a_step_waits_for_nothing_on_the_device():
-    from omics.train.batch_window import with_totals
+    from omics.train.batch_window import fill_totals
     from omics.train.training_step import training_step
 
     losses = [
@@ -356,7 +356,9 @@ def test_a_step_waits_for_nothing_on_the_device():
     for each in tokens:
         each.labels = {**with_labels(each).labels, "cell_type": np.arange(6) % 3}
     batches = [objective.prepare(each, epoch=0) for each in tokens]
-    ready = [batch.to("cuda") for batch in with_totals(batches, window=1)]
+    for batch in batches:
+        fill_totals([batch])
+    ready = [batch.to("cuda") for batch in batches]
     objective = objective.to("cuda")
     training_step(model, ready[0], objective)[0].backward()  # Sets up what is set up once.
     torch.cuda.synchronize()

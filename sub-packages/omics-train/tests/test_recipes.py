@@ -65,7 +65,7 @@ def test_targets_of_denoising_are_the_values_at_the_true_depth(atlas):
     config = compose("pretrain", [*atlas.cells, "working_dir=x", *SMALL, *DENOISE])
     store = open_store(atlas.store)
     training = prepare_training(config, store)
-    batch = next(iter(training.batches))
+    batch = next(iter(training.batches)).batches[0]
     asked = batch.questions["expression"]
     cell = batch.tokens.cell_of_token()[asked.positions]
     counts = store.take(batch.tokens.rows).to_csr().toarray()
@@ -309,9 +309,14 @@ def test_tf32_is_set_for_the_run_alone():
 
 
 def test_an_interval_of_validation_is_a_share_or_a_number_of_batches():
-    assert validation_interval(SimpleNamespace(val_check_interval=0.25)) == 0.25
-    interval = validation_interval(SimpleNamespace(val_check_interval=500.0))
-    assert (interval, type(interval)) == (500, int)
+    def interval(value, window=1):
+        config = SimpleNamespace(val_check_interval=value, accumulate_grad_batches=window)
+        return validation_interval(config)
+
+    assert interval(0.25) == 0.25
+    assert (interval(500.0), type(interval(500.0))) == (500, int)
+    # At the end of the optimiser step that holds the micro-batch.
+    assert interval(500.0, window=3) == 167
 
 
 def test_labels_that_no_training_cell_has_are_told_and_not_scored(

@@ -37,7 +37,7 @@ from omics.eval.intervals import clopper_pearson_interval, wilson_interval
 from omics.eval.results import read_results
 from omics.models import Bundle
 from omics.tokenizers import GeneTokenizer
-from omics.train.batch_window import with_totals
+from omics.train.batch_window import fill_totals
 from omics.train.head_plan import Asked, plan_heads
 from omics.train.history import RunningMeans
 from omics.train.hydra_entry import run_with_hydra
@@ -231,8 +231,9 @@ def test_fault_15_a_loss_from_the_pooled_row_runs():
         LossConfig(name=name, field_name="expression", mvc=True) for name in ("mse", "is_zero_bce")
     ]
     objective, plan = objective_of(losses)
-    for batch in with_totals([objective.prepare(random_tokens(5), epoch=0)], window=1):
-        loss, sums = training_step(model_of(plan), batch.to("cpu"), objective)
+    batch = objective.prepare(random_tokens(5), epoch=0)
+    fill_totals([batch])
+    loss, sums = training_step(model_of(plan), batch.to("cpu"), objective)
     assert torch.isfinite(loss)
     assert {"expression_mvc_mse", "expression_mvc_is_zero_bce"} == set(sums)
 
@@ -280,8 +281,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_skipped(atlas, tmp_p
     with pytest.raises(InputDataError, match="loss expression_"):
         train(compose("pretrain", overrides), tmp_path / "r")
     objective, plan = objective_of(PRETRAIN[:1], change_ratio=0.0)
-    for batch in with_totals([objective.prepare(random_tokens(2), epoch=0)], window=1):
-        loss, _ = training_step(model_of(plan), batch.to("cpu"), objective)
+    batch = objective.prepare(random_tokens(2), epoch=0)
+    fill_totals([batch])
+    loss, _ = training_step(model_of(plan), batch.to("cpu"), objective)
     assert float(loss.detach()) == 0.0
     loss.backward()
 

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError
+from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -114,7 +114,9 @@ def _fail(error: OmicsError, cause: BaseException | None = None) -> None:
 
         traceback.print_exception(cause or error)
     message = " ".join(str(error).split())
-    sys.stderr.write(f"error: {message}\n")
+    # Who asked a command to stop is told how to go on; nothing went wrong.
+    prefix = "" if isinstance(error, StoppedError) else "error: "
+    sys.stderr.write(f"{prefix}{message}\n")
     sys.exit(error.exit_code)
 
 

@@ -11,6 +11,7 @@ EXIT_USAGE = 2
 EXIT_INPUT_DATA = 3
 EXIT_CORRUPT = 4
 EXIT_RESOURCES = 5
+EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 
 
@@ -100,6 +101,13 @@ class ResourceError(OmicsError, OSError):
 
     code = "resources"
     exit_code = EXIT_RESOURCES
+
+
+class StoppedError(OmicsError, RuntimeError):
+    """Work that was asked to stop and can go on where it was."""
+
+    code = "stopped"
+    exit_code = EXIT_STOPPED
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

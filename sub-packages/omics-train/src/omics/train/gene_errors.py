@@ -78,6 +78,16 @@ class GeneErrors(torchmetrics.Metric):
         """Return the sums, float64 [columns, ids]."""
         return self.sums
 
+    def restore(self, sums: torch.Tensor) -> None:
+        """Go on from the sums of a validation that is over.
+
+        Args:
+            sums: float64 [columns, ids], as made by `compute`.
+        """
+        self.reset()
+        self.sums.copy_(sums)
+        self._update_count = 1
+
     def means(self) -> Array:
         """Return float64 [ids], the mean error of each gene; NaN where there is none."""
         number, error = self._read()[:2]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from omics.train.losses import LossTerm
 
+HISTORY = "history.csv"
 HEADER = "step,epoch,phase,term,value"
 
 
@@ -38,6 +39,30 @@ class RunningMeans:
             # A number of the host stays there: carrying it over would wait for the device.
             over = count.double() if isinstance(count, Tensor) else count
             self.counts[name] = over + self.counts.get(name, 0.0)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return the sum and count of each term of this process, as plain JSON."""
+        return {name: [float(self.sums[name]), float(self.counts[name])] for name in self.sums}
+
+    @classmethod
+    def summed(
+        cls, states: Sequence[Mapping[str, list[float]]], device: torch.device
+    ) -> RunningMeans:
+        """Return means that go on from those of processes.
+
+        Args:
+            states: as made by `state_dict`.
+            device: of the sums.
+        """
+        means = cls()
+        for state in states:
+            means.add(
+                {
+                    name: (torch.tensor(total, dtype=torch.float64, device=device), count)
+                    for name, (total, count) in state.items()
+                }
+            )
+        return means
 
     def read(self) -> dict[str, float]:
         """Return the means over all processes and start again; a term without count is left out."""

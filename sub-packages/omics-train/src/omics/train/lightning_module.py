@@ -1,7 +1,10 @@
 """`TrainingModule`: Lightning around the plain training step, and the callback that reports.
 
-- Nothing is read from the device inside a step: sums stay there until the end of the epoch.
-- A NaN or infinite loss stops the run at the end of the epoch with the term's name.
+- A batch of Lightning is all of one optimiser step (`Window`), which the module takes by itself
+  ("manual optimisation"): it can be taken again with smaller micro-batches, or left out, and a run
+  is stopped between steps only.
+- Nothing is read from the device inside a step: sums stay there until the end of the epoch, and the
+  number of the first step that was not finite until the next look.
 """
 
 from __future__ import annotations
@@ -11,28 +14,42 @@ import math
 import signal
 import threading
 import warnings
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
 
-from omics.data.errors import InputDataError
-from omics.train.history import History, RunningMeans, history_rows
+from omics.data.command_line import say
+from omics.data.errors import InputDataError, ResourceError
+from omics.train.batch_window import Window
+from omics.train.finite_watch import FiniteWatch, NonFiniteError
+from omics.train.history import HISTORY, History, RunningMeans, history_rows
+from omics.train.memory_backoff import with_memory_backoff
+from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.reversal_schedule import set_reversal
 from omics.train.training_step import training_step, validation_step
 from omics.train.validation_metrics import Confusion, ValidationMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import torch
     from torch import Tensor
 
     from omics.models import OmicsModel
+    from omics.train.data_module import TrainingBatches
     from omics.train.objective import Objective
-    from omics.train.run_config import TrainerConfig
+    from omics.train.run_config import RunConfig
     from omics.train.training_batch import TrainingBatch
+    from omics.train.training_step import Sums
+
+
+# After so many skipped steps in a row a run ends.
+MOST_SKIPPED = 20
 
 
 @contextlib.contextmanager
@@ -78,30 +95,42 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         metrics: of validation.
         validated: what the newest validation reported.
         confusions: confusion matrices of the newest validation.
+        means: `{train or validation: running means of the terms}`.
+        excluded: steps that are left out, from 1: those that a run went back for.
+        skipped: how many steps changed nothing as their gradient was not finite.
 
     Args:
         model: that is trained.
         objective: of the run.
-        config: how it is optimised.
+        config: of the run.
+        batches: of training.
         num_steps: optimiser steps of the whole run.
+        folder: of the run, for batches that were not finite.
         reversal: `{label: schedule of its gradient reversal}`.
+        undecayed: names of parameters without weight decay.
     """
 
     def __init__(
         self,
         model: OmicsModel,
         objective: Objective,
-        config: TrainerConfig,
-        num_steps: int,
-        reversal: Mapping[str, str] | None = None,
+        config: RunConfig,
         *,
+        batches: TrainingBatches,
+        num_steps: int,
+        folder: Path,
+        reversal: Mapping[str, str] | None = None,
         undecayed: Collection[str] = (),
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model = model
         self.objective = objective
-        self.config = config
+        self.config = config.trainer
+        self.seed = config.seed
+        self.batches = batches
         self.num_steps = num_steps
+        self.folder = folder
         self.undecayed = undecayed
         self.reversal = dict(reversal or {})
         self.history = History()
@@ -113,13 +142,19 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         )
         self.validated: dict[str, float] = {}
         self.confusions: list[Confusion] = []
-        self._means = {"train": RunningMeans(), "validation": RunningMeans()}
+        self.means = {"train": RunningMeans(), "validation": RunningMeans()}
+        self.excluded: set[int] = set()
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._watch = FiniteWatch()
+        # Steps that the watch has not been asked about: number, rows and epoch.
+        self._unread: deque[tuple[int, Window]] = deque()
 
     def on_fit_start(self) -> None:
         """Take the constants of the losses to the device once; the loader keeps those it has."""
         self.objective = self.objective.to(self.device)
 
-    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
         """Set the strength of gradient reversal."""
         del batch, batch_idx
         set_reversal(self.model, self.reversal, self.global_step / max(self.num_steps, 1))
@@ -129,27 +164,136 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         set_reversal(self.model, {}, 1.0)
 
     def transfer_batch_to_device(
-        self, batch: TrainingBatch, device: torch.device, dataloader_idx: int
-    ) -> TrainingBatch:
-        """Move a batch, with its layout made on the host."""
+        self, batch: Window | TrainingBatch, device: torch.device, dataloader_idx: int
+    ) -> Window | TrainingBatch:
+        """Move a batch of validation; micro-batches of a step move one after the other in it."""
         del dataloader_idx
-        return batch.to(device)
+        return batch if isinstance(batch, Window) else batch.to(device)
 
-    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one micro-batch."""
+    def training_step(self, window: Window, batch_idx: int) -> None:
+        """Take one optimiser step."""
         del batch_idx
-        loss, sums = training_step(self.model, batch, self.objective)
-        self._means["train"].add(sums)
-        return loss
+        step = self.global_step + 1
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        found: list[Sums] = []
+        if step in self.excluded:
+            # Without gradients the step leaves every parameter as it is.
+            optimizer.zero_grad()
+        else:
+            found = with_memory_backoff(self.batches, window, self._gradients)
+        skipped = self.skipped
+        optimizer.step()
+        schedule.step()
+        if self.skipped == skipped:
+            for sums in found:
+                self.means["train"].add(sums)
+        self._unread.append((step, replace(window, batches=())))
+        if self._watch.is_due:
+            self.refuse_non_finite()
+
+    def _gradients(self, window: Window) -> list[Sums]:
+        """Add up the gradients of a window, and return the sums of its micro-batches."""
+        self.optimizers().zero_grad()
+        strategy = self.trainer.strategy
+        found = []
+        for number, batch in enumerate(window.batches, 1):
+            is_last = number == len(window.batches)
+            loss, sums = training_step(self.model, batch.to(self.device), self.objective)
+            if isinstance(strategy, ParallelStrategy) and not is_last:
+                with strategy.block_backward_sync():
+                    self.manual_backward(loss)
+            elif isinstance(strategy, ParallelStrategy):
+                self._synchronised_backward(loss)
+            else:
+                self.manual_backward(loss)
+            found.append(sums)
+        return found
+
+    def _synchronised_backward(self, loss: Tensor) -> None:
+        try:
+            self.manual_backward(loss)
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                f"Out of memory while gradients were exchanged between processes ({error}), where a "
+                "step cannot be taken again. Lower data_module.batch_size, raise "
+                "trainer.accumulate_grad_batches by as much, and go on with resume=true."
+            ) from error
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, and see whether it is finite."""
+        parameters = [
+            each
+            for group in optimizer.param_groups
+            for each in group["params"]
+            if each.grad is not None
+        ]
+        if not parameters:
+            return
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters])
+        if self.config.gradient_clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.gradient_clip_norm, norm)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            return  # Gradients of float16 overflow now and then; the scaler leaves those steps out.
+        if self.config.on_nan == "skip":
+            self._skip_unless_finite(norm, parameters)
+        else:
+            self._watch.see(norm, self.global_step + 1)
+
+    def _skip_unless_finite(self, norm: Tensor, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Leave a step without gradients, which changes neither weights nor moments."""
+        if bool(torch.isfinite(norm)):
+            self._skipped_in_a_row = 0
+            return
+        for each in parameters:
+            each.grad = None
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        say(f"Step {self.global_step + 1} changes nothing: its gradient is not finite.")
+        if self._skipped_in_a_row == MOST_SKIPPED:
+            raise NonFiniteError(
+                f"The gradient of {MOST_SKIPPED} steps in a row, up to {self.global_step + 1}, was "
+                "not finite: it is not a matter of single cells. Lower trainer.learning_rate or "
+                "check the counts for extreme values (omics-data check).",
+                self.global_step + 1,
+            )
+
+    def refuse_non_finite(self) -> None:
+        """Stop if a step since the last look was not finite; waits for the device.
+
+        Raises:
+            NonFiniteError: naming the first such step; its batch is in `nan_batches`.
+        """
+        step = self._watch.read()
+        seen = {number: window for number, window in self._unread if number == step}
+        self._unread.clear()
+        if step is None:
+            return
+        terms = not_finite(self.means["train"].sums)
+        what = f"loss {terms[0]}" if terms else "gradient"
+        path = self.folder / FOLDER / f"step-{step:08d}"
+        if self.trainer.world_size > 1:
+            path = path.with_name(f"{path.name}-rank-{self.global_rank}")
+        for window in seen.values():
+            batches = self.batches.read(window.rows, window.epoch)
+            facts = {"step": step, "epoch": window.epoch, "seed": self.seed, "not_finite": what}
+            write_nan_batch(path, batches, window.rows, facts)
+        raise NonFiniteError(
+            f"The {what} became NaN or infinite in step {step} (epoch {self.current_epoch + 1}). "
+            f"Its batch is in {path}.safetensors. Lower trainer.learning_rate, check the counts "
+            "for extreme values (omics-data check), or go on without such steps: "
+            "trainer.on_nan=skip or roll_back.",
+            step,
+        )
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> None:
         """Add up the terms and metrics of one micro-batch."""
         del batch_idx
         sums = validation_step(self.model, batch, self.objective, self.metrics)
-        self._means["validation"].add(sums)
+        self.means["validation"].add(sums)
 
     def on_validation_start(self) -> None:
         """Start the tables of genes again; those of the last validation stay until then."""
+        self.refuse_non_finite()
         for errors in self.metrics.gene_errors.values():
             errors.reset()
 
@@ -164,20 +308,13 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
     def on_train_epoch_end(self) -> None:
         """Read the training means."""
+        self.refuse_non_finite()
         self._record("train", {})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the weights of adaptive masking."""
-        if self.objective.masks.adaptive is not None:
-            checkpoint["adaptive_masking"] = self.objective.masks.adaptive.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them up again."""
-        if self.objective.masks.adaptive is not None:
-            self.objective.masks.adaptive.load_state_dict(checkpoint["adaptive_masking"])
+        # A run that went on behind the last step of the epoch has not asked for any batch of it.
+        self.batches.set_epoch(self.current_epoch + 1)
 
     def _record(self, phase: str, numbers: Mapping[str, float]) -> dict[str, float]:
-        means = self._means[phase].read()
+        means = self.means[phase].read()
         for term, value in means.items():
             if not math.isfinite(value):
                 raise InputDataError(
@@ -200,26 +337,25 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
 
 class RunReporter(L.Callback):  # type: ignore[misc]
-    """Writes the history and moves the progress bar."""
+    """Writes the history after each epoch and moves the progress bar."""
 
     def __init__(self, folder: Path, advance: Callable[[int], None]) -> None:
         self.folder = folder
         self.advance = advance
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Advance to where the run goes on."""
+        del args
+        if trainer.is_global_zero:
+            self.advance(trainer.global_step)
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Advance by one micro-batch."""
+        """Advance by one step."""
         del args
         if trainer.is_global_zero:
             self.advance(1)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the whole history."""
-        self._write(trainer, pl_module)
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what there is so far, so that a stopped run shows its curve."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and isinstance(pl_module, TrainingModule):
-            pl_module.history.write(self.folder / "history.csv")
+            pl_module.history.write(self.folder / HISTORY)

@@ -332,6 +332,22 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """What a run saves, so that it can go on after it was stopped.
+
+    Attributes:
+        every_steps: optimiser steps between two checkpoints; null for one at the end of each epoch.
+        keep: how many of the newest stay.
+        best: a term of the history of validation; the weights of its best value are kept as well.
+            Null takes `loss` where there is validation.
+    """
+
+    every_steps: int | None = None
+    keep: int = 2
+    best: str | None = None
+
+
+@dataclass
 class LoraConfig:
     """Adapters (LoRA): small matrices that are trained in place of the weights beside them.
 
@@ -375,10 +391,17 @@ class TrainerConfig:
         gradient_clip_norm: 0 for none.
         accumulate_grad_batches: micro-batches per optimiser step.
         val_check_interval: share of an epoch (up to 1) or micro-batches after which validation
-            runs.
+            runs, at the end of an optimiser step.
         curriculum: stages that come first; when they are over, `data_module` says what follows.
         early_stopping: when the run ends before its time.
+        checkpoint: what is saved to go on from.
+        on_nan: what happens when a gradient is NaN or infinite: `stop`; `skip`, where the step
+            changes nothing; or `roll_back`, where the run goes back to the newest checkpoint and
+            leaves the step out.
         accelerator: `auto`, `cpu`, `cuda`, `mps`.
+        devices: processes on this machine that train together, each on a device (or on a share of
+            the cores). A micro-batch is that of one process.
+        num_nodes: machines; above 1 `torchrun` starts the processes.
         precision: of Lightning, such as `32-true` or `bf16-mixed`.
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
@@ -406,7 +429,11 @@ class TrainerConfig:
     val_check_interval: float = 1.0
     curriculum: list[StageConfig] = field(default_factory=list)
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    on_nan: str = "stop"
     accelerator: str = "cpu"
+    devices: int = 1
+    num_nodes: int = 1
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -507,9 +534,13 @@ class RunConfig:
         input_file: a store folder or `.h5ad`; the default of `data_module.path`.
         checkpoint: a bundle folder or `hf:owner/name` to start from.
         overwrite: replace the results of an earlier run in `working_dir`.
+        resume: `true` to go on with the run in `working_dir` from its newest checkpoint; `auto` to
+            do so if it has one, and else to begin.
         seed: of weights, order, dropout and masks.
         task: `train`, `test`, `predict`, `interpret`; a list runs in order, handing the new bundle
             on.
+        hand_on: which weights a training hands on: `last`, or `best` for those of the best
+            validation.
         fields: inputs of a new model.
         label_columns: obs columns to learn: names, or mappings with the keys of
             `omics.train.label_columns.LabelColumn`.
@@ -527,8 +558,10 @@ class RunConfig:
     input_file: str | None = None
     checkpoint: str | None = None
     overwrite: bool = False
+    resume: Any = False
     seed: int = 0
     task: list[str] = field(default_factory=lambda: ["train"])
+    hand_on: str = "last"
     fields: list[FieldConfig] = field(default_factory=list)
     label_columns: list[Any] = field(default_factory=list)
     data_module: DataConfig = field(default_factory=DataConfig)

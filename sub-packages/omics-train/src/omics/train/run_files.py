@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omics.train.run_config import RunConfig
 
 BUNDLE = "bundle"
+BUNDLE_BEST = "bundle_best"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.data.atomic_files import remove_path
 from omics.data.cell_source import open_cells
-from omics.data.command_line import progress, say
+from omics.data.command_line import Verbosity, say
 from omics.data.errors import ConfigError
 from omics.eval.classification import missing_labels
 from omics.models import Bundle, OmicsModel, run_tokens
@@ -24,6 +26,8 @@ from omics.tokenizers import LabelSpec, TokenBatch, bind_store
 from omics.tokenizers.fields import labelled_rows
 from omics.train.adapters import Adapters, add_adapters, refuse_idle_lora
 from omics.train.cell_selection import data_path, label_values, training_rows
+from omics.train.checkpointing.run_start import starting_point
+from omics.train.checkpointing.same_configuration import refuse_other_configuration
 from omics.train.freezing import freeze, trained_share
 from omics.train.gene_vectors import place_vectors
 from omics.train.head_plan import Asked, plan_heads, with_label_losses
@@ -31,16 +35,17 @@ from omics.train.label_columns import label_columns
 from omics.train.mask_settings import mask_plan
 from omics.train.model_source import ModelSource, model_source
 from omics.train.objective import Objective
+from omics.train.processes import Place, must_start_processes, train_in_processes
 from omics.train.run_config import LoraConfig
 from omics.train.run_files import (
     BUNDLE,
-    refuse_existing,
+    BUNDLE_BEST,
     versions,
     write_configuration,
     write_run_facts,
 )
 from omics.train.target_cells import EXPRESSION, LABEL_EXPRESSION, measured_tokens
-from omics.train.trainer_settings import check_trainer, tf32, validation_interval
+from omics.train.trainer_settings import check_trainer
 from omics.train.training_cells import TrainingCells
 
 if TYPE_CHECKING:
@@ -51,7 +56,8 @@ if TYPE_CHECKING:
 
     from omics.data.storage.store import CellStore
     from omics.models.model_config import LabelHeadConfig
-    from omics.train.data_module import TrainingBatches
+    from omics.train.checkpointing.checkpoint_callback import Best
+    from omics.train.data_module import TrainingBatches, ValidationBatches
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -80,7 +86,7 @@ class Training:
     undecayed: Sequence[str]
     objective: Objective
     batches: TrainingBatches
-    validation: TrainingBatches | None
+    validation: ValidationBatches | None
     reversal: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,30 +98,86 @@ def train(config: RunConfig, folder: Path) -> Bundle:
         folder: the run folder.
 
     Returns:
-        The saved bundle.
+        The saved bundle, of the last weights. Those of the best validation are saved beside it
+        where they are others.
 
     Raises:
-        ExistingPathError: the folder holds a bundle and `overwrite` is not set.
+        ExistingPathError: the folder holds a run, and neither `overwrite` nor `resume` is set.
+        ConfigError: the run in the folder was begun with another configuration.
+        StoppedError: a signal asked to stop; the run can go on later.
     """
-    refuse_existing(folder / BUNDLE, overwrite=config.overwrite)
+    if must_start_processes(config.trainer):
+        train_in_processes(config, folder)
+        return Bundle.load(folder / BUNDLE)
+    from omics.train.fitting import fit, is_over, num_steps
+
+    place = Place.of(config.trainer)
+    if not place.is_first:
+        Verbosity.quiet = True
+    start = starting_point(config, folder)
     with open_cells(data_path(config)) as store:
         training = prepare_training(config, store)
-        write_configuration(config, folder)
+        if start is not None:
+            steps = num_steps(training, config.trainer)
+            refuse_other_configuration(config, start.state, steps)
+            if is_over(start, steps) and (folder / BUNDLE).exists():
+                say(f"{folder} is finished: {start.step} steps. There is nothing left to do.")
+                return Bundle.load(folder / BUNDLE)
+        if place.is_first:
+            write_configuration(config, folder)
         started = time.monotonic()
-        fit(training, config, folder)
+        best = fit(training, config, folder, start=start)
         seconds = time.monotonic() - started
-        bundle = Bundle(
-            model=training.model,
-            tokenizer=training.source.tokenizer,
-            transforms=training.source.preprocessing,
-            label_specs=training.labels,
-            provenance=_provenance(config, store, training.source),
-        )
-    bundle.save(folder / BUNDLE, overwrite=config.overwrite)
+        provenance = _provenance(config, store, training.source)
+    if not place.is_first:
+        return _bundle(training, provenance)
+    overwrite = config.overwrite or start is not None
+    _save_best(training, provenance, folder, best)
+    if training.adapters is not None:
+        training.adapters.merge()
+    bundle = _bundle(training, provenance).save(folder / BUNDLE, overwrite=overwrite)
     task = "finetune" if training.labels else "pretrain"
     write_run_facts(config, folder, task=task, seconds=seconds)
     say(f"Saved {folder / BUNDLE}")
     return bundle
+
+
+def _save_best(
+    training: Training, provenance: dict[str, Any], folder: Path, best: Best | None
+) -> None:
+    """Save the weights of the best validation, unless they are the last ones."""
+    from omics.train.checkpointing.checkpoint_folder import (
+        BEST,
+        MODEL,
+        checkpoint_path,
+        checkpoint_steps,
+        read_checkpoint,
+    )
+
+    path = folder / BUNDLE_BEST
+    if best is None or best.step == checkpoint_steps(folder)[-1]:
+        if path.exists():
+            remove_path(path)  # Of an earlier run.
+        return
+    # Adapters are merged into the weights that they were trained with.
+    model, adapters = copy.deepcopy((training.model, training.adapters))
+    weights = read_checkpoint(checkpoint_path(folder, best.step, kind=BEST)).tensors(MODEL)
+    model.load_state_dict(weights)
+    if adapters is not None:
+        adapters.merge()
+    bundle = _bundle(replace(training, model=model), {**provenance, "step": best.step})
+    bundle.save(path, overwrite=True)
+    say(f"Saved {path}, of step {best.step}")
+
+
+def _bundle(training: Training, provenance: dict[str, Any]) -> Bundle:
+    return Bundle(
+        model=training.model,
+        tokenizer=training.source.tokenizer,
+        transforms=training.source.preprocessing,
+        label_specs=training.labels,
+        provenance=provenance,
+    )
 
 
 def prepare_training(config: RunConfig, store: CellStore) -> Training:
@@ -199,86 +261,6 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         validation=cells.validation_batches(reader, tokenizer, objective),
         reversal={column.label_column_name: column.reversal_schedule for column in columns},
     )
-
-
-def fit(training: Training, config: RunConfig, folder: Path) -> None:
-    """Run the optimiser steps with Lightning as the outer loop; the model is trained in place.
-
-    Args:
-        training: the checked parts.
-        config: with its trainer section.
-        folder: where the history and tables of validation go.
-    """
-    import logging
-
-    import lightning as L
-
-    from omics.train.early_stopping import EarlyStopping
-    from omics.train.lightning_module import (
-        RunReporter,
-        TrainingModule,
-        interrupts_as_usual,
-        quiet_lightning,
-    )
-    from omics.train.validation_files import write_validation_files
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    settings, batches = config.trainer, training.batches
-    L.seed_everything(config.seed, verbose=False)
-    num_steps = batches.num_steps(settings.max_epochs)
-    total = batches.num_batches(settings.max_epochs)
-    if settings.max_steps is not None:
-        num_steps = min(num_steps, settings.max_steps)
-        total = min(total, settings.max_steps * settings.accumulate_grad_batches)
-    module = TrainingModule(
-        training.model,
-        training.objective,
-        settings,
-        num_steps,
-        training.reversal,
-        undecayed=training.undecayed,
-    )
-    callbacks: list[L.Callback] = []
-    if settings.early_stopping.patience is not None:
-        callbacks.append(EarlyStopping(settings.early_stopping))
-    verb = "fine-tuning" if training.labels else "pretraining"
-    with (
-        quiet_lightning(),
-        tf32(settings),
-        progress(verb, total, unit="batches") as advance,
-    ):
-        trainer = L.Trainer(
-            max_epochs=settings.max_epochs,
-            max_steps=-1 if settings.max_steps is None else settings.max_steps,
-            accelerator=settings.accelerator,
-            devices=1,
-            precision=settings.precision,
-            gradient_clip_val=settings.gradient_clip_norm or None,
-            accumulate_grad_batches=settings.accumulate_grad_batches,
-            # Stages of a curriculum have epochs of their own length.
-            reload_dataloaders_every_n_epochs=1 if settings.curriculum else 0,
-            val_check_interval=validation_interval(settings),
-            callbacks=[*callbacks, RunReporter(folder, advance)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=1.0 if training.validation is not None else 0,
-            default_root_dir=folder,
-        )
-        with interrupts_as_usual(trainer):
-            trainer.fit(module, train_dataloaders=batches, val_dataloaders=training.validation)
-    for phase in ("train", "validation"):
-        last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
-        if last:
-            say(f"{phase}: {last}")
-    if training.adapters is not None:
-        training.adapters.merge()
-    if trainer.is_global_zero:
-        classes = {spec.name: spec.classes for spec in training.labels}
-        write_validation_files(folder, module, training.source.tokenizer, classes)
-    training.model.cpu().eval()
 
 
 def _choose_trained(model: OmicsModel, config: RunConfig) -> Adapters | None:

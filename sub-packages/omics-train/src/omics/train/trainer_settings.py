@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omics.train.objective import Objective
     from omics.train.run_config import RunConfig, TrainerConfig
 
+ON_NAN = ("stop", "skip", "roll_back")
 TF32_MODES = ("highest", "high", "medium")
 
 
@@ -34,6 +35,7 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     trainer = config.trainer
     schedule(trainer, 1)
     validation_interval(trainer)
+    _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
     for name in ("max_epochs", "accumulate_grad_batches", "max_steps"):
         value = getattr(trainer, name)
@@ -89,11 +91,37 @@ def _check_unused(config: RunConfig) -> None:
             raise ConfigError(f"{name} has settings and no effect without {name}.{switch}: set it.")
 
 
+def _check_stopping(config: RunConfig, objective: Objective, *, validates: bool) -> None:
+    """Refuse settings of checkpoints and of steps that are not finite."""
+    trainer, checkpoint = config.trainer, config.trainer.checkpoint
+    if trainer.on_nan not in ON_NAN:
+        raise ConfigError(f"trainer.on_nan is {trainer.on_nan!r}.{nearest(trainer.on_nan, ON_NAN)}")
+    for name, value in (("every_steps", checkpoint.every_steps), ("keep", checkpoint.keep)):
+        if value is not None and value < 1:
+            raise ConfigError(f"trainer.checkpoint.{name} is {value}; it must be at least 1.")
+    if not validates:
+        for key, is_set in (
+            ("trainer.checkpoint.best", checkpoint.best is not None),
+            ("hand_on=best", config.hand_on == "best"),
+        ):
+            if is_set:
+                raise ConfigError(
+                    f"{key} follows what validation finds, and there are no validation cells: give "
+                    "data_module.split, or leave it out."
+                )
+    known = reported(objective.terms)
+    if checkpoint.best is not None and checkpoint.best not in known:
+        raise ConfigError(
+            f"trainer.checkpoint.best is {checkpoint.best!r}, which validation does not report."
+            f"{nearest(checkpoint.best, sorted(known))}"
+        )
+
+
 def validation_interval(trainer: TrainerConfig) -> int | float:
-    """Return the interval of validation as Lightning reads it: a share of an epoch, or batches.
+    """Return the interval of validation as Lightning reads it: a share of an epoch, or steps.
 
     Args:
-        trainer: with `val_check_interval`.
+        trainer: with `val_check_interval`, a share or micro-batches.
 
     Raises:
         ConfigError: neither of these.
@@ -104,7 +132,7 @@ def validation_interval(trainer: TrainerConfig) -> int | float:
             f"trainer.val_check_interval is {value}; give a share of an epoch up to 1, or a whole "
             "number of micro-batches above 1."
         )
-    return value if value <= 1 else int(value)
+    return value if value <= 1 else -(-int(value) // trainer.accumulate_grad_batches)
 
 
 @contextlib.contextmanager

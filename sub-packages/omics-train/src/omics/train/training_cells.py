@@ -11,7 +11,8 @@ from omics.data.errors import ConfigError
 from omics.data.loading.loader import Loader
 from omics.train.control_pairing import PERTURBATION, ControlPairing, Perturbations
 from omics.train.curriculum import Stage, batch_size, stages
-from omics.train.data_module import Completion, Epochs, TrainingBatches
+from omics.train.data_module import Completion, Epochs, TrainingBatches, ValidationBatches
+from omics.train.processes import Place
 from omics.train.target_cells import LABEL_EXPRESSION, denoised, keep_whole_cells
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class TrainingCells:
         columns: of obs that batches bring along.
         pairing: `{train or validation: controls}` of perturbed cells; empty without pairs.
         is_thinned: whether training thins cells, so that they are compared with what they were.
+        place: of this process among those that train together.
     """
 
     config: RunConfig
@@ -49,6 +51,7 @@ class TrainingCells:
     columns: tuple[str, ...]
     pairing: dict[str, ControlPairing]
     is_thinned: bool
+    place: Place
 
     @classmethod
     def of(
@@ -107,6 +110,7 @@ class TrainingCells:
             columns=columns,
             pairing=pairing,
             is_thinned=is_thinned,
+            place=Place.of(config.trainer),
         )
 
     @property
@@ -121,7 +125,9 @@ class TrainingCells:
             reader: of the cells.
             tokenizer: bound to them.
         """
-        loader = self._loader(reader, "train", "sequential", self._plain_stage(), training=False)
+        stage = self._plain_stage()
+        # What is found of these tokens must be the same in every process: each reads them all.
+        loader = self._loader(reader, "train", "sequential", stage, training=False, place=Place())
         pairs = self.pairing.get("train")
         for cells in loader:
             yield tokenizer.encode(cells if pairs is None else pairs.pair(cells, epoch=0))
@@ -151,11 +157,12 @@ class TrainingCells:
             tokenizer=tokenizer,
             objective=objective,
             window=trainer.accumulate_grad_batches,
+            world_size=self.place.world_size,
         )
 
     def validation_batches(
         self, reader: CellReader, tokenizer: BoundTokenizer, objective: Objective
-    ) -> TrainingBatches | None:
+    ) -> ValidationBatches | None:
         """Return the batches of validation; None without validation cells.
 
         What a self-supervised loss hides and samples, validation must hide and sample too, always
@@ -171,17 +178,11 @@ class TrainingCells:
         hides = objective.is_self_supervised
         stage = self._plain_stage(self.training_steps if hides else self.preprocessing)
         loader = self._loader(reader, "validation", "sequential", stage, training=hides)
-        return TrainingBatches(
-            epochs=[
-                Epochs(
-                    number=None,
-                    loader=loader,
-                    complete=self._completion("validation", stage.steps),
-                )
-            ],
+        complete = self._completion("validation", stage.steps)
+        return ValidationBatches(
+            cells=Epochs(number=None, loader=loader, complete=complete),
             tokenizer=tokenizer,
             objective=objective,
-            fixed_epoch=0,
         )
 
     def _plain_stage(self, steps: Sequence[Transform] | None = None) -> Stage:
@@ -192,8 +193,16 @@ class TrainingCells:
         )
 
     def _loader(
-        self, reader: CellReader, rows: str, order: str, stage: Stage, *, training: bool
+        self,
+        reader: CellReader,
+        rows: str,
+        order: str,
+        stage: Stage,
+        *,
+        training: bool,
+        place: Place | None = None,
     ) -> Loader:
+        place = place or self.place
         return Loader(
             reader,
             rows=self.rows[rows],
@@ -204,6 +213,8 @@ class TrainingCells:
             obs=self.columns,
             seed=self.config.seed,
             training=training,
+            rank=place.rank,
+            world_size=place.world_size,
             prefetch=self.config.data_module.prefetch,
         )
 

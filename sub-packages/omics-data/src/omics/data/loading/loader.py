@@ -165,6 +165,11 @@ class Loader:
         """The batches that are left of the epoch, the same on every rank."""
         return len(self._plan(self._position, self._epoch))
 
+    @property
+    def first_row(self) -> int:
+        """The first of the rows that were given, the same on every rank."""
+        return 0 if self._rows is None else int(self._rows[0])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
 
@@ -285,6 +290,16 @@ class Loader:
         """Return one batch of this rank."""
         begin, end = plan.share(index, self.rank)
         rows = order[begin:end].copy()  # A batch that lives on must not keep the order alive.
+        return self.read(rows, epoch=epoch, buffers=buffers)
+
+    def read(self, rows: Array, *, epoch: int, buffers: BatchBuffers | None = None) -> CellBatch:
+        """Return chosen cells as an epoch gives them, whatever batch they were in there.
+
+        Args:
+            rows: int64 [n] of the store.
+            epoch: of the random transforms.
+            buffers: to read into.
+        """
         batch = self.store.take(rows, obs=self.obs, buffers=buffers)
         return apply_transforms(
             batch, self.transforms, seed=self.seed, epoch=epoch, training=self.training

@@ -1,0 +1,75 @@
+"""The command itself, stopped by signals and gone on with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from run_parts import SMALL, compose
+
+from omics.models import Bundle
+from omics.train.checkpointing.checkpoint_folder import checkpoint_steps, newest_checkpoint
+from omics.train.cli import main
+from omics.train.train_run import train
+
+COMMAND = [sys.executable, "-c", "from omics.train.cli import main; main()", "pretrain"]
+
+
+def started(folder, *arguments):
+    """Return the running command."""
+    command = [*COMMAND, *arguments, f"working_dir={folder}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=dict(os.environ), **pipes)
+
+
+def wait_for_steps(folder, number, process):
+    """Wait until a run has saved so many steps."""
+    until = time.monotonic() + 200
+    while time.monotonic() < until and process.poll() is None:
+        if (checkpoint_steps(folder) or [0])[-1] >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+def test_a_command_stopped_by_signals_goes_on_to_the_same_bundle(
+    atlas, tmp_path, monkeypatch, capsys
+):
+    """SIGTERM, which it saves after, then SIGKILL, which it does not."""
+    settings = [*atlas.cells, *SMALL, "data_module.batch_size=2", "trainer.max_epochs=2"]
+    settings += ["trainer.checkpoint.every_steps=4", "model.dropout=0.2"]
+    folder = tmp_path / "run"
+    first = started(folder, *settings)
+    wait_for_steps(folder, 4, first)
+    first.send_signal(signal.SIGTERM)
+    said, told = first.communicate()
+    assert first.returncode == 75
+    saved = newest_checkpoint(folder)
+    assert told.splitlines()[-1] == (
+        f"Stopped by SIGTERM after step {saved.step}; saved in {saved.path}. Run the same command "
+        "with resume=true to go on."
+    )
+    assert "Traceback" not in said + told
+    assert not (folder / "bundle").exists()
+    second = started(folder, *settings, "resume=true")
+    wait_for_steps(folder, saved.step + 8, second)
+    second.kill()
+    second.communicate()
+    before = newest_checkpoint(folder).step
+    assert 0 < before < 140
+    monkeypatch.setattr(sys, "argv", ["omics-train", "pretrain", *settings, "resume=auto"])
+    sys.argv.append(f"working_dir={folder}")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert f"after step {before} of 140" in capsys.readouterr().out
+    train(compose("pretrain", [*settings, f"working_dir={tmp_path}/whole"]), tmp_path / "whole")
+    weights = [Bundle.load(tmp_path / n / "bundle").model.state_dict() for n in ("run", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    histories = [(tmp_path / n / "history.csv").read_bytes() for n in ("run", "whole")]
+    assert histories[0] == histories[1]
