@@ -33,7 +33,10 @@ BERT = ModelConfig(
 )
 SCORES = FieldHeadConfig(field="genes", kind="token_scores", tied=True)
 SMALL = ModelConfig(
-    fields=(replace(GENES, vocabulary_size=50), FieldInput(name="x", encoder="mlp", vocabulary_size=3)),
+    fields=(
+        replace(GENES, vocabulary_size=50),
+        FieldInput(name="x", encoder="mlp", vocabulary_size=3),
+    ),
     hidden_size=16,
     num_layers=2,
     num_heads=2,
@@ -153,7 +156,9 @@ def test_kept_values_are_what_autograd_keeps(glu: bool) -> None:
         weights = {each.data_ptr() for each in model.parameters()}
         seen: dict[int, int] = {}
 
-        def pack(tensor: torch.Tensor, weights: set[int] = weights, seen: dict[int, int] = seen) -> Any:
+        def pack(
+            tensor: torch.Tensor, weights: set[int] = weights, seen: dict[int, int] = seen
+        ) -> Any:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights and tensor.is_floating_point():
                 seen[storage.data_ptr()] = storage.nbytes()

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,6 +170,19 @@ class Memory:
     def total(self) -> int:
         """Their sum."""
         return self.weights + self.gradients + self.moments + self.activations + self.outputs
+
+    def of_cells(self, wanted: int, given: int) -> Memory:
+        """Return the memory of a batch of another number of cells of the same kind.
+
+        Args:
+            wanted: its cells.
+            given: those of this one.
+        """
+        return replace(
+            self,
+            activations=self.activations * wanted // given,
+            outputs=self.outputs * wanted // given,
+        )
 
 
 def training_memory(
