@@ -43,12 +43,15 @@ PLAN = BenchPlan(sizes=SIZES, tokens=150, rounds=2, device="cpu", peaks={torch.f
 
 def test_lengths_are_those_of_cells_and_fill_the_batch() -> None:
     """Median and spread of the distribution, before the cap."""
-    lengths = cell_lengths(4_000_000, 100_000)
+    lengths = cell_lengths(2_000_000, 100_000)
     assert np.median(lengths) == pytest.approx(949, rel=0.03)
     assert np.quantile(lengths, [0.025, 0.975]) == pytest.approx([300, 3000], rel=0.1)
     capped = cell_lengths(6144, 1024)
     assert capped.max() == 1024
-    assert 6144 - 1024 < capped.sum() <= 6144
+    assert capped.sum() == pytest.approx(6144, rel=0.1)
+    # Filled to the caps as many cells would be.
+    for cap, fill in [(1024, 0.81), (2048, 0.52), (4096, 0.27)]:
+        assert cell_lengths(20_000, cap).mean() / cap == pytest.approx(fill, abs=0.015)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

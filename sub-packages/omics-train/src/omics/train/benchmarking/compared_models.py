@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -105,9 +106,15 @@ def cell_lengths(tokens: int, cap: int) -> Array:
         tokens: of the batch.
         cap: longest cell.
     """
-    drawn = np.exp(np.random.default_rng(1).normal(np.log(MEDIAN_GENES), SPREAD, 8192))
-    lengths = drawn.astype(np.int64).clip(min(SHORTEST, cap), cap)
-    return lengths[: max(1, int(np.searchsorted(lengths.cumsum(), tokens, side="right")))]
+    mean = _quantiles(1024, cap).mean()
+    return np.random.default_rng(1).permutation(_quantiles(max(1, round(tokens / mean)), cap))
+
+
+def _quantiles(number: int, cap: int) -> Array:
+    """Return evenly spaced quantiles: even a few of them are like many cells."""
+    normal = NormalDist(np.log(MEDIAN_GENES), SPREAD)
+    levels = [normal.inv_cdf((place + 0.5) / number) for place in range(number)]
+    return np.exp(levels).astype(np.int64).clip(min(SHORTEST, cap), cap)
 
 
 class SameCells:
@@ -200,12 +207,13 @@ def stock_model(
         attention: `sdpa` or `eager`.
     """
     stock = transformers.BertForMaskedLM(sizes.stock(cap, attention)).to(ours.device)
-    embeddings = stock.bert.embeddings
+    embeddings, positions = stock.bert.embeddings, ours.embedding.positions
+    assert positions is not None
     embeddings.word_embeddings.weight.copy_(ours.embedding.fields["genes"].weight)
-    embeddings.position_embeddings.weight.copy_(ours.embedding.positions.weight)
+    embeddings.position_embeddings.weight.copy_(positions.weight)
     embeddings.token_type_embeddings.weight.zero_()
     transform, head = ours.field_transform, stock.cls.predictions
-    pairs = [(embeddings.LayerNorm, ours.embedding.norm)]
+    pairs: list[tuple[Any, Any]] = [(embeddings.LayerNorm, ours.embedding.norm)]
     pairs += [(head.transform.dense, transform.dense), (head.transform.LayerNorm, transform.norm)]
     for block, layer in zip(ours.encoder.layers, stock.bert.encoder.layer, strict=True):
         attends = layer.attention.self
