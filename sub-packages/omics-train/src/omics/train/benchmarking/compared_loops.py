@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from contextlib import contextmanager
@@ -198,6 +199,7 @@ def _under_lightning(training: Training, config: RunConfig, window: Window, step
             del trainer, args
             self.after = time.perf_counter()
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     clock = Clock()
     module = TrainingModule(
         training.model,
