@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 import time
 
@@ -9,7 +10,7 @@ import pytest
 import typer
 
 from omics.data import command_line
-from omics.data.command_line import Verbosity, make_app, print_json, progress, run, say
+from omics.data.command_line import Verbosity, duration, make_app, print_json, progress, run, say
 from omics.data.errors import (
     ConfigError,
     CorruptStoreError,
@@ -147,7 +148,27 @@ def test_progress_without_a_terminal_is_a_line_every_few_seconds(monkeypatch, ca
         advance(4)
     error = capsys.readouterr().err
     assert error.startswith("converting: 4/10 cells, ")
-    assert error.endswith("cells/s\n")
+    assert error.endswith(" cells/s, 0 s left\n")
+
+
+def test_progress_shows_what_it_is_given_beside_the_rate(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "PLAIN_LINE_EVERY_S", 0.0)
+    with progress("training", None, "steps", detail=lambda: "fill 98%") as advance:
+        time.sleep(0.2)
+        advance(1)
+    assert re.fullmatch(r"training: 1 steps, [0-9.]+ steps/s, fill 98%\n", capsys.readouterr().err)
+    monkeypatch.setattr(command_line, "_DETAIL_EVERY_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress("training", 4, "steps", detail=lambda: "fill 97%") as advance:
+        advance(4)
+    assert "fill 97%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (7200, "2.0 h")]
+)
+def test_durations_have_the_unit_that_people_use(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, capsys):

@@ -298,6 +298,8 @@ def test_cells_are_read_again_as_their_epoch_gave_them(store):
     )
     assert loader.first_row == NUM_CELLS - 1
     assert Loader(store).first_row == 0
+    assert Loader(store).spread_rows(3).tolist() == [0, (NUM_CELLS - 1) // 2, NUM_CELLS - 1]
+    assert loader.spread_rows(10**6).tolist() == rows.tolist()
     loader.set_epoch(2)
     for batch in loader:
         halves = [loader.read(part, epoch=2) for part in (batch.rows[:3], batch.rows[3:])]

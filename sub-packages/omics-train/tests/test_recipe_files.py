@@ -29,7 +29,7 @@ SETTINGS = {
     "wced": [],
     "wced_multitask": ["label_columns=[cell_type,donor3]"],
     "multitask": ["label_columns=[cell_type,donor3]"],
-    "grl": [TYPE, DONOR],
+    "grl": [TYPE, DONOR, "data_module.batch_size=16"],
     "sequence_labeling": ["data_module.pairing.column=perturbation"],
     "bulk_unlabeled": [],
     "bulk_labeled": ["label_columns=[cell_type]"],
@@ -124,7 +124,8 @@ def test_zeros_are_among_what_the_masked_recipe_asks_for(cells):
     training = prepare_training(
         compose("mlm", [*cells.overrides, *SMALL, "working_dir=x"]), cells.store
     )
-    values = np.concatenate([b.questions["expression"].values for b in training.batches])
+    batches = [batch for step in training.batches for batch in step.batches]
+    values = np.concatenate([batch.questions["expression"].values for batch in batches])
     assert 0 < (values == 0).mean() < 0.5
 
 

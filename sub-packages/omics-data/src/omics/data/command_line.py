@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_EVERY_S = 5.0
+_DETAIL_EVERY_S = 1.0
 
 
 class Verbosity:
@@ -156,14 +157,28 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people, such as `12 s`, `3 min` or `5.2 h`.
+
+    Args:
+        seconds: not negative.
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @contextlib.contextmanager
-def progress(task: str, total: int | None, unit: str = "cells") -> Iterator[Callable[[int], None]]:
-    """Show how far a long task is.
+def progress(
+    task: str, total: int | None, unit: str = "cells", *, detail: Callable[[], str] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show how far a long task is, and how long the rest will take.
 
     Args:
         task: what is being done, such as `converting`.
         total: how many units there are; None when unknown.
         unit: what is counted.
+        detail: returns what else is shown; asked once a second at most.
 
     Yields:
         A function to call with the number of units just finished.
@@ -171,14 +186,16 @@ def progress(task: str, total: int | None, unit: str = "cells") -> Iterator[Call
     if Verbosity.quiet:
         yield lambda _count: None
     elif sys.stderr.isatty():
-        with _bar(task, total, unit) as advance:
+        with _bar(task, total, unit, detail) as advance:
             yield advance
     else:
-        yield _plain_lines(task, total, unit)
+        yield _plain_lines(task, total, unit, detail)
 
 
 @contextlib.contextmanager
-def _bar(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(
+    task: str, total: int | None, unit: str, detail: Callable[[], str] | None
+) -> Iterator[Callable[[int], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -195,13 +212,25 @@ def _bar(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], No
         TextColumn(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=console(stderr=True)) as bar:
-        identifier = bar.add_task(task, total=total)
-        yield lambda count: bar.advance(identifier, count)
+        identifier = bar.add_task(task, total=total, detail="")
+        asked = time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal asked
+            bar.advance(identifier, count)
+            if detail is not None and time.monotonic() - asked >= _DETAIL_EVERY_S:
+                asked = time.monotonic()
+                bar.update(identifier, detail=detail())
+
+        yield advance
 
 
-def _plain_lines(task: str, total: int | None, unit: str) -> Callable[[int], None]:
+def _plain_lines(
+    task: str, total: int | None, unit: str, detail: Callable[[], str] | None
+) -> Callable[[int], None]:
     started = time.monotonic()
     state = {"done": 0, "said": started}
 
@@ -212,7 +241,13 @@ def _plain_lines(task: str, total: int | None, unit: str) -> Callable[[int], Non
             state["said"] = now
             of_total = f"/{total}" if total is not None else ""
             rate = state["done"] / (now - started)
-            sys.stderr.write(f"{task}: {state['done']}{of_total} {unit}, {rate:.0f} {unit}/s\n")
+            shown = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+            parts = [f"{task}: {state['done']}{of_total} {unit}", f"{shown} {unit}/s"]
+            if detail is not None and (more := detail()):
+                parts.append(more)
+            if total is not None and rate > 0:
+                parts.append(f"{duration((total - state['done']) / rate)} left")
+            sys.stderr.write(", ".join(parts) + "\n")
             sys.stderr.flush()
 
     return advance

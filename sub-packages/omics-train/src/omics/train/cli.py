@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from omics.data.command_line import make_app, run
+from omics.train.benchmarking import bench_command
 from omics.train.migrating import migrate_command
 
 app = make_app(
@@ -18,6 +19,7 @@ app = make_app(
 )
 
 migrate_command.add_to(app)
+bench_command.add_to(app)
 
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

@@ -34,8 +34,11 @@ from omics.train.lightning_module import (
 )
 from omics.train.processes import Place
 from omics.train.run_files import versions
+from omics.train.run_plan import plan_run
 from omics.train.stop_signals import StopSignals
+from omics.train.throughput import THROUGHPUT, ThroughputMeter
 from omics.train.trainer_settings import tf32, validation_interval
+from omics.train.training_curves import write_curves
 from omics.train.training_step import training_step
 from omics.train.validation_files import write_validation_files
 
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
     from omics.train.checkpointing.checkpoint_folder import Checkpoint
     from omics.train.run_config import RunConfig, TrainerConfig
+    from omics.train.run_plan import RunPlan
     from omics.train.train_run import Training
 
 # A run that goes back so often has another trouble than a bad batch.
@@ -103,8 +107,12 @@ def fit(
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
             stack.enter_context(writer_lock(folder / FOLDER))
             forget_later(folder, -1 if start is None else start.step)
+        plan = plan_run(training, config, steps=num_steps(training, config.trainer))
+        say(f"{plan}")
         while True:
-            attempt = _Attempt(training, config, folder, place=place, signals=signals, start=start)
+            attempt = _Attempt(
+                training, config, folder, place=place, signals=signals, start=start, plan=plan
+            )
             attempt.module.excluded |= excluded
             try:
                 attempt.run()
@@ -132,6 +140,7 @@ class _Attempt:
         place: Place,
         signals: StopSignals,
         start: Checkpoint | None,
+        plan: RunPlan,
     ) -> None:
         self.training, self.config, self.folder = training, config, folder
         self.place, self.signals, self.start = place, signals, start
@@ -146,6 +155,7 @@ class _Attempt:
             reversal=training.reversal,
             undecayed=training.undecayed,
         )
+        self.plan = plan
         self.best: Best | None = None
 
     def run(self) -> None:
@@ -171,13 +181,14 @@ class _Attempt:
             start=start,
             begins_with_save=settings.on_nan == "roll_back",
         )
+        meter = self._meter()
         verb = "fine-tuning" if self.training.labels else "pretraining"
         with (
             quiet_lightning(),
             tf32(settings),
-            progress(verb, self.steps, unit="steps") as advance,
+            progress(verb, self.steps, unit="steps", detail=meter.line) as advance,
         ):
-            callbacks = [RunReporter(self.folder, advance), checkpoints]
+            callbacks = [RunReporter(self.folder, advance, meter), checkpoints]
             trainer = L.Trainer(
                 max_epochs=settings.max_epochs,
                 max_steps=-1 if settings.max_steps is None else settings.max_steps,
@@ -228,7 +239,23 @@ class _Attempt:
             module.history.write(self.folder / HISTORY)
             classes = {spec.name: spec.classes for spec in training.labels}
             write_validation_files(self.folder, module, training.source.tokenizer, classes)
+            write_curves(self.folder, module.history)
         training.model.cpu().eval()
+
+    def _meter(self) -> ThroughputMeter:
+        settings = self.config.trainer
+        meter = ThroughputMeter(
+            config=self.training.model.model_config,
+            objective=self.training.objective,
+            is_padded=self.plan.is_padded,
+            peak_tflops=self.plan.peak_tflops,
+            # A model with frozen parts does less work than the formula counts.
+            is_whole=not settings.freeze and not settings.lora.r,
+            world_size=self.place.world_size,
+        )
+        if self.start is not None:
+            meter.read(self.folder / THROUGHPUT, step=self.start.step)
+        return meter
 
     def _facts(self) -> dict[str, Any]:
         return {

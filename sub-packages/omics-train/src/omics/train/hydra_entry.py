@@ -11,9 +11,12 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import ConfigError, OmicsError, nearest
+
+if TYPE_CHECKING:
+    from omics.train.run_config import RunConfig
 
 Job = Callable[[Any, Path], None]
 
@@ -72,6 +75,25 @@ def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
         raise ConfigError(_explain(error)) from error
     if failures:
         raise failures[0]
+
+
+def typed_configuration(verb: str, overrides: Sequence[str]) -> RunConfig:
+    """Return the configuration of a verb as its command would compose it.
+
+    Args:
+        verb: names the primary configuration, such as `pretrain`.
+        overrides: as on the command line.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from omics.train.run_config import RunConfig
+
+    register_schema()
+    with initialize_config_module("omics.train.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose(verb, overrides=list(overrides)))
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def register_schema() -> None:

@@ -31,6 +31,7 @@ from omics.train.memory_backoff import with_memory_backoff
 from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.reversal_schedule import set_reversal
+from omics.train.throughput import THROUGHPUT
 from omics.train.training_step import training_step, validation_step
 from omics.train.validation_metrics import Confusion, ValidationMetrics
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from omics.train.data_module import TrainingBatches
     from omics.train.objective import Objective
     from omics.train.run_config import RunConfig
+    from omics.train.throughput import ThroughputMeter
     from omics.train.training_batch import TrainingBatch
     from omics.train.training_step import Sums
 
@@ -337,11 +339,14 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
 
 
 class RunReporter(L.Callback):  # type: ignore[misc]
-    """Writes the history after each epoch and moves the progress bar."""
+    """Writes the history and the throughput after each epoch, and moves the progress bar."""
 
-    def __init__(self, folder: Path, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self, folder: Path, advance: Callable[[int], None], meter: ThroughputMeter
+    ) -> None:
         self.folder = folder
         self.advance = advance
+        self.meter = meter
 
     def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Advance to where the run goes on."""
@@ -349,13 +354,38 @@ class RunReporter(L.Callback):  # type: ignore[misc]
         if trainer.is_global_zero:
             self.advance(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Advance by one step."""
+    def on_train_epoch_start(self, *args: Any) -> None:
+        """Let the clock run."""
         del args
+        self.meter.start()
+
+    def on_validation_start(self, *args: Any) -> None:
+        """Let the clock stand still."""
+        del args
+        self.meter.pause()
+
+    def on_validation_end(self, *args: Any) -> None:
+        """Let the clock run again."""
+        del args
+        self.meter.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Window,
+        *args: Any,
+    ) -> None:
+        """Count the work of one step and advance by it."""
+        del pl_module, outputs, args
         if trainer.is_global_zero:
+            self.meter.add(batch.batches)
             self.advance(1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what there is so far, so that a stopped run shows its curve."""
         if trainer.is_global_zero and isinstance(pl_module, TrainingModule):
+            self.meter.end_epoch(trainer.global_step, trainer.current_epoch + 1)
+            self.meter.write(self.folder / THROUGHPUT)
             pl_module.history.write(self.folder / HISTORY)

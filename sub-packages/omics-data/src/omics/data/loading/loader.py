@@ -170,6 +170,15 @@ class Loader:
         """The first of the rows that were given, the same on every rank."""
         return 0 if self._rows is None else int(self._rows[0])
 
+    def spread_rows(self, number: int) -> Array:
+        """Return rows spread evenly over those that were given, to look at what cells are like.
+
+        Args:
+            number: at most so many.
+        """
+        rows = np.arange(len(self.store)) if self._rows is None else self._rows
+        return rows[np.linspace(0, len(rows) - 1, min(number, len(rows)), dtype=np.int64)]
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
 

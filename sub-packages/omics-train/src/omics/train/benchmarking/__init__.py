@@ -1,0 +1,1 @@
+"""The verb `bench`: limits of the machine, and our step, embedding and loop beside stock BERT."""
