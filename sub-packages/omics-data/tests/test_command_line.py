@@ -94,6 +94,25 @@ def test_out_of_memory_ends_with_code_5(monkeypatch, capsys):
     assert "Out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory", "/data/x"),
+        RuntimeError("can't start new thread"),
+        ImportError("x.so: failed to map segment from shared object"),
+    ],
+)
+def test_memory_that_the_system_refuses_ends_with_code_5(monkeypatch, capsys, error):
+    assert command_that(raising(error), monkeypatch, "go") == 5
+    assert "Out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ImportError("no module x")])
+def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch, error):
+    with pytest.raises(type(error), match=str(error)):
+        command_that(raising(error), monkeypatch, "go")
+
+
 def test_an_interrupt_ends_with_code_130(monkeypatch):
     assert command_that(raising(KeyboardInterrupt()), monkeypatch, "go") == 130
 

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError
+from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError, lacks_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -89,9 +90,13 @@ def run(app: Callable[[], Any]) -> None:
         app()
     except OmicsError as error:
         _fail(error)
-    except MemoryError as error:
-        _fail(ResourceError("Out of memory. Close other programs or use smaller batches."), error)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not lacks_memory(error):
+            raise
+        _fail(ResourceError(_OUT_OF_MEMORY), error)
     except OSError as error:
+        if lacks_memory(error):
+            _fail(ResourceError(_OUT_OF_MEMORY), error)
         if error.errno in _FULL_DISK:
             _fail(
                 ResourceError(f"No space left while writing {error.filename or 'a file'}."), error
@@ -216,10 +221,8 @@ def _plain_lines(task: str, total: int | None, unit: str) -> Callable[[int], Non
     return advance
 
 
-def _full_disk_errnos() -> frozenset[int]:
-    import errno
-
-    return frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-_FULL_DISK = _full_disk_errnos()
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OUT_OF_MEMORY = (
+    "Out of memory. Close other programs, use smaller batches, or raise the limit of this process "
+    "(ulimit -v)."
+)

@@ -176,6 +176,8 @@ class MatrixSource:
 
     def _unreadable(self, what: str, error: Exception) -> InputDataError:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
+        if "memory allocation failed" in reason:  # So HDF5 says it; the file may be sound.
+            raise MemoryError(reason) from error
         return self.error(f"{what} cannot be read ({reason})")
 
     def read_values(self, where: Any) -> Array:
