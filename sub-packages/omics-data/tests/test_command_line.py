@@ -4,6 +4,7 @@ import errno
 import json
 import sys
 import time
+import warnings
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ from omics.data.errors import (
     CorruptStoreError,
     InputDataError,
     MissingPathError,
+    OmicsWarning,
     ResourceError,
     UnknownNameError,
     UsageError,
@@ -111,6 +113,29 @@ def test_memory_that_the_system_refuses_ends_with_code_5(monkeypatch, capsys, er
 def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch, error):
     with pytest.raises(type(error), match=str(error)):
         command_that(raising(error), monkeypatch, "go")
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [([], "warning: one two\n"), (["--quiet"], "")])
+def test_a_warning_of_ours_is_one_line(monkeypatch, capsys, arguments, shown):
+    def action():
+        warnings.warn("one\n  two", OmicsWarning, stacklevel=1)
+
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command_that(action, monkeypatch, *arguments, "go") == 0
+    assert capsys.readouterr().err == shown
+    assert warnings.showwarning is before
+
+
+def test_other_warnings_are_shown_as_python_does(monkeypatch):
+    def action():
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        command_that(action, monkeypatch, "go")
+    assert [str(each.message) for each in caught] == ["theirs"]
 
 
 def test_an_interrupt_ends_with_code_130(monkeypatch):

@@ -13,9 +13,16 @@ import json
 import os
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError, lacks_memory
+from omics.data.errors import (
+    EXIT_INTERRUPTED,
+    OmicsError,
+    OmicsWarning,
+    ResourceError,
+    lacks_memory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,7 +94,8 @@ def run(app: Callable[[], Any]) -> None:
     # (2 cores, one of them busy) a training was seen to take twenty times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        with _warnings_as_lines():
+            app()
     except OmicsError as error:
         _fail(error)
     except (MemoryError, RuntimeError, ImportError) as error:
@@ -111,6 +119,27 @@ def run(app: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show warnings of ours as one line for people, all others as Python does."""
+    show = warnings.showwarning
+
+    def show_line(
+        message: Warning | str, category: type[Warning], *more: Any, **named: Any
+    ) -> None:
+        if not issubclass(category, OmicsWarning):
+            show(message, category, *more, **named)
+        elif not Verbosity.quiet:
+            sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+            sys.stderr.flush()
+
+    warnings.showwarning = show_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _fail(error: OmicsError, cause: BaseException | None = None) -> None:

@@ -104,6 +104,10 @@ class ResourceError(OmicsError, OSError):
     exit_code = EXIT_RESOURCES
 
 
+class OmicsWarning(UserWarning):
+    """What a person should know of something long that goes on."""
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Tell whether an error says that the system gave no memory.
 
