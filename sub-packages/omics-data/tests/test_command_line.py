@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import time
+import warnings
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from omics.data.errors import (
     CorruptStoreError,
     InputDataError,
     MissingPathError,
+    OmicsWarning,
     ResourceError,
     StoppedError,
     UnknownNameError,
@@ -100,6 +102,48 @@ def test_a_full_disk_ends_with_code_5_and_names_the_file(monkeypatch, capsys, er
 def test_out_of_memory_ends_with_code_5(monkeypatch, capsys):
     assert command_that(raising(MemoryError()), monkeypatch, "go") == 5
     assert "Out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOMEM, "Cannot allocate memory", "/data/x"),
+        RuntimeError("can't start new thread"),
+        ImportError("x.so: failed to map segment from shared object"),
+    ],
+)
+def test_memory_that_the_system_refuses_ends_with_code_5(monkeypatch, capsys, error):
+    assert command_that(raising(error), monkeypatch, "go") == 5
+    assert "Out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ImportError("no module x")])
+def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch, error):
+    with pytest.raises(type(error), match=str(error)):
+        command_that(raising(error), monkeypatch, "go")
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [([], "warning: one two\n"), (["--quiet"], "")])
+def test_a_warning_of_ours_is_one_line(monkeypatch, capsys, arguments, shown):
+    def action():
+        warnings.warn("one\n  two", OmicsWarning, stacklevel=1)
+
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command_that(action, monkeypatch, *arguments, "go") == 0
+    assert capsys.readouterr().err == shown
+    assert warnings.showwarning is before
+
+
+def test_other_warnings_are_shown_as_python_does(monkeypatch):
+    def action():
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        command_that(action, monkeypatch, "go")
+    assert [str(each.message) for each in caught] == ["theirs"]
 
 
 def test_an_interrupt_ends_with_code_130(monkeypatch):

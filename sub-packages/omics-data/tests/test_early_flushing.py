@@ -143,3 +143,15 @@ def test_an_interrupted_writer_leaves_no_thread(tmp_path, small_steps):
         interrupted()
     assert not flushers()
     assert not (tmp_path / "s").exists()
+
+
+def test_a_thread_that_cannot_be_started_is_not_waited_for(file, small_steps, monkeypatch):
+    def refused(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    flushing = EarlyFlushing()
+    file.write(np.zeros(1000, np.uint8))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        flushing.note([file])
+    flushing.stop()

@@ -148,7 +148,7 @@ def test_an_interrupt_ends_the_child(way: str, file: Path, monkeypatch: pytest.M
 
 
 def test_limits_grow_with_the_file() -> None:
-    assert Limits.for_size(0) == Limits(cpu_s=5.0, wall_s=20.0)
+    assert Limits.for_size(0) == Limits(cpu_s=5.0, wall_s=60.0)
     assert Limits.for_size(10**10).cpu_s == pytest.approx(1005)
     assert Limits.for_size(10**10).wall_s == pytest.approx(3015)
 

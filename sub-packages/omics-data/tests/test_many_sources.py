@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import anndata
 import numpy as np
@@ -16,10 +17,11 @@ from omics.data import convert
 from omics.data.converting.conversion import plan_conversion
 from omics.data.converting.read_ahead import read_ahead
 from omics.data.converting.source_listing import SourceSpec
-from omics.data.errors import ExistingPathError, InputDataError, UsageError
+from omics.data.errors import ExistingPathError, InputDataError, OmicsWarning, UsageError
 from omics.data.matching.gene_coverage import coverage_of
 from omics.data.matching.gene_matching import GeneOptions
 from omics.data.sources import matrix_blocks
+from omics.data.sources.matrix_blocks import MatrixSource
 
 
 def experiment(num_cells, genes, *, seed=0, obs=None, prefix="c"):
@@ -255,8 +257,8 @@ def test_reading_ahead_keeps_the_order_and_hands_over_errors():
                 raise InputDataError("broken here")
             yield number
 
-    assert list(read_ahead(numbers(9))) == [0, 1, 2, 3, 4]
-    ahead = read_ahead(numbers(3))
+    assert list(read_ahead(numbers(9), "x")) == [0, 1, 2, 3, 4]
+    ahead = read_ahead(numbers(3), "x")
     assert [next(ahead), next(ahead), next(ahead)] == [0, 1, 2]
     with pytest.raises(InputDataError, match="broken here"):
         next(ahead)
@@ -269,7 +271,24 @@ def test_reading_ahead_keeps_the_order_and_hands_over_errors():
         finally:
             closed.append(True)
 
-    ahead = read_ahead(endless())
+    ahead = read_ahead(endless(), "x")
     assert next(ahead) == 1
     ahead.close()
     assert closed == [True]
+
+
+def test_a_disk_that_hangs_is_told_with_the_path_and_waited_for(tmp_path, monkeypatch):
+    path = written(experiment(4, "ABC"), tmp_path / "a.h5ad")
+    whole = convert(path, tmp_path / "whole")
+    read = MatrixSource.stored_blocks
+
+    def stalling(self, **options):
+        for block in read(self, **options):
+            time.sleep(0.5)
+            yield block
+
+    monkeypatch.setattr(MatrixSource, "stored_blocks", stalling)
+    monkeypatch.setattr("omics.data.converting.read_ahead.STALLED_S", 0.1)
+    with pytest.warns(OmicsWarning, match=r"a.h5ad: no cells have come for \d+ s.*still waiting"):
+        slow = convert(path, tmp_path / "slow")
+    pd.testing.assert_frame_equal(matrix_of(slow), matrix_of(whole))

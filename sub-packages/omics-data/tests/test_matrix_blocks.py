@@ -15,6 +15,7 @@ from scipy import sparse
 from omics.data.errors import InputDataError
 from omics.data.sources import matrix_blocks
 from omics.data.sources.matrix_blocks import MatrixSource
+from omics.data.sources.memory_matrix import dense_matrix
 
 DTYPES = ["?", "u1", "i2", "<i4", ">i4", "u8", "i8", "f2", "<f4", ">f4", "f8"]
 
@@ -237,3 +238,12 @@ def test_a_matrix_without_entries_or_cells_has_no_values(encoding: str) -> None:
             found = read_back(stored(handle, matrix, encoding=encoding, dtype="f4"))
             assert found.shape == shape
             assert found.nnz == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_a_dense_block_is_bounded_by_its_values_whatever_their_type(dtype):
+    values = np.ones((5000, 2000), dtype)
+    matrix = dense_matrix(values, path=Path("x"), location="X")
+    found = [len(block[2]) for block in matrix.stored_blocks()]
+    assert sum(found) == values.size
+    assert max(found) <= 4 * 2**20

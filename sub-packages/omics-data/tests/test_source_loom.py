@@ -85,7 +85,8 @@ def test_matrix_and_layers_arrive_turned_round(
 def test_chunks_along_all_cells_are_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omics.data.sources.dense_bands.DENSE_BLOCK_BYTES", 6 * GENES * 4)
+    for module in ("dense_bands", "matrix_blocks"):
+        monkeypatch.setattr(f"omics.data.sources.{module}.DENSE_BLOCK_BYTES", 6 * GENES * 4)
     with open_loom(written(tmp_path, (2, 50))) as source:
         matrix = source.matrix("X")
         read, seen = type(matrix).read_values, []
@@ -167,7 +168,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_values_that_are_no_counts_are_refused_with_their_place(
     tmp_path: Path, value: float, words: str, chunks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("omics.data.sources.dense_bands.DENSE_BLOCK_BYTES", 6 * GENES * 4)
+    for module in ("dense_bands", "matrix_blocks"):
+        monkeypatch.setattr(f"omics.data.sources.{module}.DENSE_BLOCK_BYTES", 6 * GENES * 4)
 
     def spoil(handle: Any) -> None:
         handle["matrix"][4, 9] = value

@@ -348,3 +348,70 @@ def test_unreadable_file_is_a_resource_error(store_path, monkeypatch):
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ResourceError, match=r"genes.bin cannot be opened: Permission denied"):
         open_store(store_path)
+
+
+TABLE_MUTATIONS = 120
+
+
+def _mutated(data, rng):
+    """Return the bytes changed in one of six ways: turned, random, zero, copied, cut out, put in."""
+    data = bytearray(data)
+    length = int(rng.integers(1, 64))
+    at = int(rng.integers(0, len(data) - length))
+    other = int(rng.integers(0, len(data) - length))
+    way = int(rng.integers(0, 6))
+    if way == 0:
+        data[at] ^= int(rng.integers(1, 256))
+    elif way == 1:
+        data[at : at + length] = rng.bytes(length)
+    elif way == 2:
+        data[at : at + length] = bytes(length)
+    elif way == 3:
+        data[at : at + length] = data[other : other + length]
+    elif way == 4:
+        del data[at : at + length]
+    else:
+        data[at:at] = rng.bytes(length)
+    return bytes(data)
+
+
+def _tables(path, verify):
+    store = open_store(path, verify=verify)
+    frames = store.obs.to_pandas(), store._var.to_pandas()
+    codes = [table.codes(name) for table in (store.obs, store._var) for name in table.columns]
+    return frames, [(list(numbers), list(values)) for numbers, values in codes]
+
+
+def _same(one, other):
+    frames = all(left.equals(right) for left, right in zip(one[0], other[0], strict=True))
+    return frames and repr(one[1]) == repr(other[1])
+
+
+@pytest.fixture
+def table_store(tmp_path, write_store):
+    rows = np.arange(25)
+    obs = OBS.assign(number=rows, share=rows / 7, text=[f"t{n % 5}" for n in rows])
+    var = pd.DataFrame({"symbol": list("xyz"), "length": [1, 2, 3]}, index=list("abc"))
+    write_store(tmp_path / "s", COUNTS, obs=obs, var=var)
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize("name", ["obs", "var"])
+def test_a_mutated_table_is_reported_or_the_same(name, table_store):
+    file = table_store / "gen-1" / f"{name}.parquet"
+    data, good = file.read_bytes(), _tables(table_store, "first")
+    rng = np.random.default_rng(28)
+    reported = []
+    for number in range(TABLE_MUTATIONS):
+        changed = _mutated(data, rng)
+        file.write_bytes(changed)
+        try:
+            assert _same(_tables(table_store, "first"), good), number
+        except OmicsError as error:
+            reported.append(str(error))
+        with contextlib.suppress(OmicsError):  # Without our checksums: no crash at least.
+            _tables(table_store, "off")
+    file.write_bytes(data)
+    assert _same(_tables(table_store, "first"), good)
+    assert len(reported) > TABLE_MUTATIONS * 0.9
+    assert all(file.name in message for message in reported)

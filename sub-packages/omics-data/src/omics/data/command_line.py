@@ -8,13 +8,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from omics.data.errors import EXIT_INTERRUPTED, OmicsError, ResourceError, StoppedError
+from omics.data.errors import (
+    EXIT_INTERRUPTED,
+    OmicsError,
+    OmicsWarning,
+    ResourceError,
+    StoppedError,
+    lacks_memory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -87,12 +96,17 @@ def run(app: Callable[[], Any]) -> None:
     # (2 cores, one of them busy) a training was seen to take twenty times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        with _warnings_as_lines():
+            app()
     except OmicsError as error:
         _fail(error)
-    except MemoryError as error:
-        _fail(ResourceError("Out of memory. Close other programs or use smaller batches."), error)
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not lacks_memory(error):
+            raise
+        _fail(ResourceError(_OUT_OF_MEMORY), error)
     except OSError as error:
+        if lacks_memory(error):
+            _fail(ResourceError(_OUT_OF_MEMORY), error)
         if error.errno in _FULL_DISK:
             _fail(
                 ResourceError(f"No space left while writing {error.filename or 'a file'}."), error
@@ -107,6 +121,27 @@ def run(app: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show warnings of ours as one line for people, all others as Python does."""
+    show = warnings.showwarning
+
+    def show_line(
+        message: Warning | str, category: type[Warning], *more: Any, **named: Any
+    ) -> None:
+        if not issubclass(category, OmicsWarning):
+            show(message, category, *more, **named)
+        elif not Verbosity.quiet:
+            sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
+            sys.stderr.flush()
+
+    warnings.showwarning = show_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _fail(error: OmicsError, cause: BaseException | None = None) -> None:
@@ -253,10 +288,8 @@ def _plain_lines(
     return advance
 
 
-def _full_disk_errnos() -> frozenset[int]:
-    import errno
-
-    return frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-_FULL_DISK = _full_disk_errnos()
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OUT_OF_MEMORY = (
+    "Out of memory. Close other programs, use smaller batches, or raise the limit of this process "
+    "(ulimit -v)."
+)

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import errno
+
 EXIT_USAGE = 2
 EXIT_INPUT_DATA = 3
 EXIT_CORRUPT = 4
@@ -108,6 +110,27 @@ class StoppedError(OmicsError, RuntimeError):
 
     code = "stopped"
     exit_code = EXIT_STOPPED
+
+
+class OmicsWarning(UserWarning):
+    """What a person should know of something long that goes on."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the system gave no memory.
+
+    Args:
+        error: of Python, of a file that is mapped, a thread that is started, a library that is
+            loaded.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    if isinstance(error, ImportError):
+        signs = ("Cannot allocate memory", "failed to map segment")
+        return any(sign in str(error) for sign in signs)
+    return isinstance(error, MemoryError)
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omics.data.atomic_files import remove_path
+from omics.data.converting.address_space import require_address_space
 from omics.data.converting.cluster_conversion import parts_folder, write_with_cluster
 from omics.data.converting.conversion_plan import ConversionPlan, make_plan
 from omics.data.converting.counts_location import AUTO
@@ -88,6 +89,7 @@ def convert(
             kept, or genes cannot be matched; the message says what was found instead.
         ExistingPathError: `store_path` exists and may not be replaced.
         StoreLockedError: another process is writing there.
+        ResourceError: a limit of this process leaves less address space than a conversion takes.
         MissingExtraError: `scheduler` is given and Dask is not installed.
     """
     plan = plan_conversion(
@@ -138,6 +140,7 @@ def plan_conversion(
     Raises:
         OmicsError: as `convert`.
     """
+    require_address_space()
     refuse_foreign(Path(store_path), overwrite=overwrite)
     specs, skipped = list_sources(source, leave_out=Path(store_path))
     if allow_non_counts and location == AUTO and any(spec.location is None for spec in specs):

@@ -128,7 +128,7 @@ class _Stream:
                 first_cell=state.cell,
                 scratch=self.writer.path,
             )
-            with contextlib.closing(read_ahead(blocks)) as ahead:
+            with contextlib.closing(read_ahead(blocks, planned.path)) as ahead:
                 for block in ahead:
                     self._append(block)
                     if self._due(CHECKPOINT_ENTRIES):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # How often a chunk may be decoded before sorting on disk is the shorter way.
-MAX_DECODES = 2
+MAX_DECODES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,7 @@ class DenseMatrix(MatrixSource):
     def _needs_tiles(self) -> bool:
         if self.values.chunks is None:
             return False
-        row_bytes = max(self.shape[1] * self.values.dtype.itemsize, 1)
-        rows = max(1, DENSE_BLOCK_BYTES // row_bytes)
-        return bool(min(self.values.chunks[0], self.shape[0]) > MAX_DECODES * rows)
+        return bool(min(self.values.chunks[0], self.shape[0]) > MAX_DECODES * self.dense_rows)
 
     def _tiles(self) -> Iterator[tuple[Array, Array, Array]]:
         """Decode every chunk once: all genes of a band of cells, some chunks at a time."""

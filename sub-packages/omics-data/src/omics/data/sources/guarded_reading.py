@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MIN_CPU_S = 5.0
 CPU_BYTES_PER_S = 10e6
-MIN_WALL_S = 20.0
+MIN_WALL_S = 60.0  # Beyond what a network folder hangs now and then.
 WALL_PER_CPU = 3.0
 HEADROOM_BYTES = 2**30
 IDLE_S = 60.0
@@ -67,7 +67,7 @@ class Limits:
 
     @classmethod
     def for_size(cls, num_bytes: int) -> Limits:
-        """Return the limits for a file: from 5 s of CPU and 20 s of waiting upwards.
+        """Return the limits for a file: from 5 s of CPU and 60 s of waiting upwards.
 
         Args:
             num_bytes: size of the file.

@@ -1,7 +1,8 @@
 """Streams one matrix of an HDF5 file as blocks of whole cells, validated, in bounded memory.
 
 - A block is (`indptr`, `genes`, `values`): genes ascending within a cell, duplicates summed,
-  zeros dropped; at most `BLOCK_ENTRIES` entries, or `DENSE_BLOCK_BYTES` of a dense matrix.
+  zeros dropped; at most `BLOCK_ENTRIES` entries, or `DENSE_BLOCK_BYTES` of a dense matrix
+  (values below 8 bytes count as 8).
 - AnnData reads broken matrices without complaint, so everything is checked here: offsets,
   lengths, index ranges, NaN, infinite, negative and fractional values, with cell and gene named.
 - CSC is turned round out of core: one pass counts the entries of each cell and cuts the cells
@@ -43,7 +44,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Encoding = Literal["csr", "csc", "dense"]
 
 BLOCK_ENTRIES = 1_000_000
-DENSE_BLOCK_BYTES = 64 * 2**20
+DENSE_BLOCK_BYTES = 32 * 2**20
+# A place in a matrix of bytes costs as much as one of doubles, once its value is found.
+_LEAST_ITEM = 8
 INDPTR_WINDOW = 1_000_000
 # A cell with more entries than a block and than this many per gene cannot be read in bounds.
 MAX_REPEATS = 2
@@ -176,6 +179,8 @@ class MatrixSource:
 
     def _unreadable(self, what: str, error: Exception) -> InputDataError:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
+        if "memory allocation failed" in reason:  # So HDF5 says it; the file may be sound.
+            raise MemoryError(reason) from error
         return self.error(f"{what} cannot be read ({reason})")
 
     def read_values(self, where: Any) -> Array:
@@ -270,10 +275,15 @@ class MatrixSource:
         except (OSError, RuntimeError) as error:
             raise self._unreadable(reader.name, error) from error
 
+    @property
+    def dense_rows(self) -> int:
+        """How many cells of a dense matrix are one block."""
+        row_bytes = self.shape[1] * max(self.values.dtype.itemsize, _LEAST_ITEM)
+        return max(1, DENSE_BLOCK_BYTES // max(row_bytes, 1))
+
     def _dense_blocks(self, first_cell: int) -> Iterator[Block]:
-        num_cells, num_genes = self.shape
-        row_bytes = max(num_genes * self.values.dtype.itemsize, 1)
-        rows = max(1, DENSE_BLOCK_BYTES // row_bytes)
+        num_cells = self.shape[0]
+        rows = self.dense_rows
         chunk_rows = self.values.chunks[0] if self.values.chunks else 1
         if rows > chunk_rows:
             rows -= rows % chunk_rows

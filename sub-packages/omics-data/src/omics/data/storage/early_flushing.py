@@ -54,8 +54,9 @@ class EarlyFlushing:
             return
         self._flushed.update({descriptor: sizes[descriptor] for descriptor in grown})
         if self._thread is None:
-            self._thread = threading.Thread(target=self._flush, name="omics-flush", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._flush, name="omics-flush", daemon=True)
+            thread.start()
+            self._thread = thread  # Only now: one that cannot be started is not waited for.
         with self._state:
             self._due = grown
             self._state.notify_all()

@@ -25,7 +25,7 @@ from omics.data.atomic_files import (
     write_bytes,
     writer_lock,
 )
-from omics.data.errors import InputDataError, UsageError, nearest
+from omics.data.errors import InputDataError, UsageError, lacks_memory, nearest
 from omics.data.genes import GeneTable
 from omics.data.storage.block_checks import BlockError
 from omics.data.storage.block_encoding import PACKED_ESCAPE, pack_rows, rank_rows
@@ -519,8 +519,14 @@ class StoreWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Release the lock; remove what was not finished, unless an interruption is to go on."""
-        interrupted = kind is not None and not issubclass(kind, Exception)
+        """Release the lock; remove what was not finished, unless an interruption is to go on.
+
+        Lack of memory is one: nothing is wrong with what was written, and the next run may have
+        more. A full disk is none: what was written is in the way.
+        """
+        interrupted = error is not None and (
+            not isinstance(error, Exception) or lacks_memory(error)
+        )
         self._has_checkpoint = self._has_checkpoint and interrupted
         self._cleanup.close()
 
