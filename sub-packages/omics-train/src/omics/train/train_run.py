@@ -247,7 +247,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         if vectors.frozen:
             undecayed.append(table)
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
-    if new_heads and source.checkpoint is not None:
+    if new_heads:
         plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
         _standardize_label_heads(model, new_heads, plain_tokens)
     return Training(
