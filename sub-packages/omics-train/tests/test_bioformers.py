@@ -186,7 +186,7 @@ def test_a_recipe_composes_builds_and_takes_two_steps(folder, tmp_path, recipe):
     settings = [*cells_of(folder), f"working_dir={tmp_path}", *SMALL, "trainer.max_steps=2"]
     config = compose(recipe, settings)
     training = prepare_training(config, open_store(folder / "prepared/cells.store"))
-    batch = next(iter(training.batches))
+    (batch,) = next(iter(training.batches)).batches
     # Every cell shows all genes in one order; nothing stands around them.
     genes = batch.tokens.fields["genes"].reshape(16, 40)
     assert (genes == genes[0]).all()

@@ -155,7 +155,7 @@ def test_every_kind_of_label_has_a_loss_by_default():
     losses = with_label_losses([], labels)
     assert [loss.name for loss in losses] == [*kinds.values(), "hce"]
     assert [loss.label_column_name for loss in losses] == [spec.name for spec in labels]
-    assert with_label_losses(CLASSIFY, labels) == CLASSIFY
+    assert with_label_losses(CLASSIFY, [LABEL]) == CLASSIFY
 
 
 def test_an_objective_of_labels_hides_nothing():

@@ -142,7 +142,9 @@ class TrainingBatches:
             batch.totals, batch.scale = window.batches[0].totals, window.batches[0].scale
         return replace(window, batches=batches, pieces=self.pieces)
 
-    def read(self, rows: Sequence[Array], epoch: int) -> list[TrainingBatch]:
+    def read(
+        self, rows: Sequence[Array], epoch: int, *, pieces: int | None = None
+    ) -> list[TrainingBatch]:
         """Return micro-batches of chosen cells, as they are in an epoch.
 
         What is hidden, sampled and asked depends on the cell and the epoch: it is the same again.
@@ -150,12 +152,13 @@ class TrainingBatches:
         Args:
             rows: int64 rows of the store, of each batch of the loader.
             epoch: of what is random.
+            pieces: micro-batches of each; None for as many as there are now.
         """
         loader = self._stage(epoch).loader
         return [
             self._prepared(part, epoch)
             for each in rows
-            for part in _cut(loader.read(each, epoch=epoch), self.pieces)
+            for part in _cut(loader.read(each, epoch=epoch), pieces or self.pieces)
         ]
 
     def _prepared(self, cells: CellBatch, epoch: int) -> TrainingBatch:

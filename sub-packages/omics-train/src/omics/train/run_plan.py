@@ -101,7 +101,7 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
     kind = torch.bfloat16 if is_half else torch.float32
     loader = batches.epochs[0].loader
     rows = loader.spread_rows(SAMPLED_CELLS)
-    (batch,) = batches.read([rows], 0)
+    (batch,) = batches.read([rows], 0, pieces=1)
     work = workload(batch, training.objective)
     parameters = sum(each.numel() for each in model.parameters())
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
