@@ -19,6 +19,17 @@ from omics.data.commands import (
     select_command,
     shard_command,
 )
+from omics.data.commands.shared_options import (
+    AsJson,
+    Column,
+    Fractions,
+    Group,
+    Overwrite,
+    StorePath,
+    Stratify,
+    TableOut,
+    read_fractions,
+)
 from omics.data.errors import UsageError
 
 app = make_app(
@@ -34,10 +45,6 @@ select_command.add_to(app)
 shard_command.add_to(app)
 datasets_command.add_to(app)
 doctor_command.add_to(app)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="A store folder.")]
 
 
 @app.command()
@@ -91,17 +98,11 @@ def _verify_shards(address: str, *, as_json: bool) -> None:
 @app.command()
 def split(
     store: StorePath,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write (.parquet).")],
+    out: TableOut,
     *,
-    stratify: Annotated[
-        str | None, typer.Option(metavar="COL", help="Keep the shares of this obs column.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Never divide a value of this obs column.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COL", help="Use the split that this obs column names.")
-    ] = None,
+    stratify: Stratify = None,
+    group: Group = None,
+    column: Column = None,
     perturbation: Annotated[
         str | None,
         typer.Option(metavar="COL", help="Hold out whole perturbations of this obs column."),
@@ -122,9 +123,7 @@ def split(
         list[str] | None,
         typer.Option(metavar="NAME", help="With --perturbation: one to test; repeatable."),
     ] = None,
-    fractions: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Shares of train, validation and test.")
-    ] = "0.7,0.1,0.2",
+    fractions: Fractions = "0.7,0.1,0.2",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -148,7 +147,7 @@ def split(
     if perturbation is not None and (stratify or group or column):
         raise UsageError("Give one of --stratify, --group, --column and --perturbation.")
     opened = open_store(store)
-    shares = prepare_command.read_fractions(fractions)
+    shares = read_fractions(fractions)
     if perturbation is not None:
         table = make_perturbation_split(
             opened,

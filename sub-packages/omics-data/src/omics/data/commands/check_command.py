@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omics.data.command_line import print_json
+from omics.data.commands.shared_options import AsJson
 
 if TYPE_CHECKING:
     from omics.data.converting.check_report import FileReport, FolderReport, StoreReport
@@ -38,9 +39,7 @@ def _check(
             "--option", metavar="NAME=VALUE", help="An option for the reader; repeatable."
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Explain a file in one screen: raw counts or not, gene ids, labels, what to do next.
 

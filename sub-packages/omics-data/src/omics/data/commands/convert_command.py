@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omics.data.command_line import print_json, progress, say
+from omics.data.commands.shared_options import AllowNonCounts, AsJson, Counts, Overwrite
 
 if TYPE_CHECKING:
     from omics.data.converting.conversion_plan import ConversionPlan
@@ -22,22 +23,7 @@ Sources = Annotated[
         help="Files, folders or addresses of cells; a folder may hold many of them.",
     ),
 ]
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The folder to create.")]
-Counts = Annotated[
-    str,
-    typer.Option(
-        "--counts",
-        metavar="LOCATION",
-        help="Where the raw counts are: X, raw.X, layers/NAME, or auto to look at the values.",
-    ),
-]
-AllowNonCounts = Annotated[
-    bool,
-    typer.Option(
-        "--allow-non-counts",
-        help="Keep the values of LOCATION as they are, as float32, though they are no counts.",
-    ),
-]
+NewStore = Annotated[Path, typer.Argument(metavar="STORE", help="The folder to create.")]
 Join = Annotated[
     str,
     typer.Option(
@@ -126,8 +112,6 @@ NoResume = Annotated[
     bool,
     typer.Option("--no-resume", help="Begin anew, though an interrupted conversion could go on."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -141,7 +125,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _convert(
     sources: Sources,
-    store: StorePath,
+    store: NewStore,
     *,
     counts: Counts = "auto",
     allow_non_counts: AllowNonCounts = False,

@@ -9,7 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omics.data.command_line import print_json, progress, say
-from omics.data.errors import UsageError
+from omics.data.commands.shared_options import (
+    AllowNonCounts,
+    AsJson,
+    Batch,
+    Column,
+    Counts,
+    FolderOut,
+    Fractions,
+    Group,
+    Mads,
+    MaxCounts,
+    MaxGenes,
+    MaxMito,
+    MinCells,
+    MinCounts,
+    MinGenes,
+    Overwrite,
+    Stratify,
+    read_fractions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,60 +52,25 @@ def prepare(
             "published dataset.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
+    out: FolderOut,
     *,
-    counts: Annotated[
-        str,
-        typer.Option(
-            metavar="LOCATION",
-            help="Where the raw counts are: X, raw.X, layers/NAME, or auto to look at the values.",
-        ),
-    ] = "auto",
-    allow_non_counts: Annotated[
-        bool,
-        typer.Option(
-            "--allow-non-counts",
-            help="Keep the values of LOCATION as they are, though they are no counts.",
-        ),
-    ] = False,
+    counts: Counts = "auto",
+    allow_non_counts: AllowNonCounts = False,
     min_gene_counts: Annotated[
         float | None, typer.Option(min=0, help="Counts that a gene has at least, over all cells.")
     ] = None,
-    min_gene_cells: Annotated[
-        int | None, typer.Option(min=0, help="Cells in which a gene is found at least.")
-    ] = None,
-    min_counts: Annotated[
-        float | None, typer.Option(min=0, help="Counts that a cell has at least.")
-    ] = None,
-    max_counts: Annotated[float | None, typer.Option(min=0, help="And at most.")] = None,
-    min_genes: Annotated[
-        int | None, typer.Option(min=0, help="Expressed genes that a cell has at least.")
-    ] = None,
-    max_genes: Annotated[int | None, typer.Option(min=0, help="And at most.")] = None,
-    max_mito: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Mitochondrial counts at most, in percent of a cell's."),
-    ] = None,
-    mads: Annotated[
-        float | None,
-        typer.Option(min=0, help="Median absolute deviations a cell may be from the median."),
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(metavar="COL", help="The obs column of batches, each judged by itself."),
-    ] = None,
-    fractions: Annotated[
-        str, typer.Option(metavar="A,B,C", help="Shares of train, validation and test.")
-    ] = "0.7,0.1,0.2",
-    stratify: Annotated[
-        str | None, typer.Option(metavar="COL", help="Keep the shares of this obs column.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COL", help="Never divide a value of this obs column.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COL", help="Use the split that this obs column names.")
-    ] = None,
+    min_gene_cells: MinCells = None,
+    min_counts: MinCounts = None,
+    max_counts: MaxCounts = None,
+    min_genes: MinGenes = None,
+    max_genes: MaxGenes = None,
+    max_mito: MaxMito = None,
+    mads: Mads = None,
+    batch: Batch = None,
+    fractions: Fractions = "0.7,0.1,0.2",
+    stratify: Stratify = None,
+    group: Group = None,
+    column: Column = None,
     hvg: Annotated[
         int, typer.Option(min=0, help="Keep so many genes that vary most in the training cells.")
     ] = 0,
@@ -94,12 +78,8 @@ def prepare(
         str, typer.Option(metavar="NAME", help="seurat_v3 on raw counts, or seurat.")
     ] = "seurat_v3",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same split.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is at the output.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert, leave out genes and cells, split, and keep variable genes: all that a training reads.
 
@@ -137,23 +117,6 @@ def prepare(
         print_json({"path": str(out), **found})
         return
     _say_result(found, out)
-
-
-def read_fractions(text: str) -> tuple[float, ...]:
-    """Return the fractions of an option.
-
-    Args:
-        text: as it was given.
-
-    Raises:
-        UsageError: it is not numbers with commas between them.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"--fractions {text!r} is not three numbers such as 0.7,0.1,0.2."
-        ) from None
 
 
 def _say_result(found: Mapping[str, Any], out: Path) -> None:

@@ -9,6 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from omics.data.command_line import print_json, progress, say
+from omics.data.commands.shared_options import (
+    AsJson,
+    Batch,
+    FolderOut,
+    Mads,
+    MaxCounts,
+    MaxGenes,
+    MaxMito,
+    MinCells,
+    MinCounts,
+    MinGenes,
+    Overwrite,
+    StoreOrFile,
+)
 from omics.data.errors import ExistingPathError
 
 if TYPE_CHECKING:
@@ -24,38 +38,22 @@ def add_to(app: typer.Typer) -> None:
     app.command(name="qc")(qc)
 
 
-def qc(  # noqa: PLR0917 - typer's options
-    store: Annotated[
-        Path, typer.Argument(metavar="STORE", help="A store folder, or an .h5ad file.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
-    min_genes: Annotated[
-        int | None, typer.Option(min=0, help="Expressed genes that a cell has at least.")
-    ] = None,
-    max_genes: Annotated[int | None, typer.Option(min=0, help="And at most.")] = None,
-    min_counts: Annotated[
-        float | None, typer.Option(min=0, help="Counts that a cell has at least.")
-    ] = None,
-    max_counts: Annotated[float | None, typer.Option(min=0, help="And at most.")] = None,
-    max_mito: Annotated[
-        float | None,
-        typer.Option(min=0, max=100, help="Mitochondrial counts at most, in percent of a cell's."),
-    ] = None,
-    mads: Annotated[
-        float | None,
-        typer.Option(min=0, help="Median absolute deviations a cell may be from the median; 5."),
-    ] = None,
+def qc(
+    store: StoreOrFile,
+    out: FolderOut,
+    *,
+    min_genes: MinGenes = None,
+    max_genes: MaxGenes = None,
+    min_counts: MinCounts = None,
+    max_counts: MaxCounts = None,
+    max_mito: MaxMito = None,
+    mads: Mads = None,
     iqr: Annotated[
         float | None,
         typer.Option(min=0, help="Interquartile ranges a cell may be outside the quartiles; 1.5."),
     ] = None,
-    min_cells: Annotated[
-        int | None, typer.Option(min=0, help="Cells in which a gene is found at least.")
-    ] = None,
-    batch: Annotated[
-        str | None,
-        typer.Option(metavar="COL", help="The obs column of batches, each judged by itself."),
-    ] = None,
+    min_cells: MinCells = None,
+    batch: Batch = None,
     doublets: Annotated[
         bool, typer.Option("--doublets", help="Score doublets, and leave out those called.")
     ] = False,
@@ -83,12 +81,8 @@ def qc(  # noqa: PLR0917 - typer's options
         bool, typer.Option("--figures/--no-figures", help="Draw figures beside the tables.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same doublet scores.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is at the outputs.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure every cell, say which to leave out and why, and draw what there is to see."""
     from omics.data.cell_source import open_cells

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from omics.data.command_line import print_json, progress, say
+from omics.data.commands.shared_options import AsJson, Overwrite, StoreOrFile, TableOut
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,10 +22,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def select(
-    store: Annotated[
-        Path, typer.Argument(metavar="STORE", help="A store folder, or an .h5ad file.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The table to write (.parquet).")],
+    store: StoreOrFile,
+    out: TableOut,
     *,
     method: Annotated[
         str,
@@ -52,12 +51,8 @@ def select(
         typer.Option(metavar="FOLDER", help="Of omics-data qc: choose among the cells it keeps."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same cells.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is at the output.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Choose informative cells of a store, as a table of rows that a Loader takes."""
     from omics.data.atomic_files import require_free

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from omics.data.command_line import print_json, progress, say
+from omics.data.commands.shared_options import AsJson
 from omics.data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def shard(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the shards that are at the target.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write cells of a store as shards that stream from a folder or a bucket, for litdata or us."""
     from omics.data.sharding.shard_writer import write_shards
