@@ -219,14 +219,12 @@ def result_rows(
     )
     for metric, interval in differences.items():
         rows.append(
-            EvalResult(
+            EvalResult.of(
+                interval,
                 task=task,
                 dataset=dataset,
                 method=f"{model} minus {PCA_LOGISTIC}",
                 metric=f"{metric}_difference",
-                value=interval.value,
-                low=interval.low,
-                high=interval.high,
                 n=len(cells.query),
                 seed=seed,
                 bundle=digests.get(model, ""),

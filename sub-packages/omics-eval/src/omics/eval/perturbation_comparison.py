@@ -94,16 +94,13 @@ class PerturbationComparison:
 
         def add(mean: CellMetric | None, asked: str, method: str, metric: str) -> None:
             if mean is not None:
-                interval = _interval(mean, seed)
                 found.append(
-                    EvalResult(
+                    EvalResult.of(
+                        _interval(mean, seed),
                         task=asked,
                         dataset=dataset,
                         method=method,
                         metric=metric,
-                        value=interval.value,
-                        low=interval.low,
-                        high=interval.high,
                         n=mean.num_cells,
                         seed=seed,
                     )

@@ -240,20 +240,19 @@ class _Sums:
                 for name, each in zip("cg", columns, strict=True)
             }
         )
-        known = table.notna().all(axis=1)
+        known = table.notna().all(axis=1).to_numpy()
         if not known.any():
             raise UsageError("No cell has a group, so there is no mean. Give cells with a group.")
-        found = table[known].astype(str).groupby(["c", "g"], sort=True).ngroup()
+        named = table[known].astype(str)
+        named["code"] = named.groupby(["c", "g"], sort=True).ngroup()
         codes = np.full(num_cells, -1, np.int64)
-        codes[known.to_numpy()] = found.to_numpy()
-        first = (
-            table[known].astype(str).assign(code=found).drop_duplicates("code").sort_values("code")
-        )
+        codes[known] = named["code"]
+        first = named.drop_duplicates("code").sort_values("code")
         shape = (len(first), num_genes)
         return cls(
             codes=codes,
-            names=np.array([str(each) for each in first["g"]], dtype=object),
-            covariates=np.array([str(each) for each in first["c"]], dtype=object),
+            names=first["g"].to_numpy(object),
+            covariates=first["c"].to_numpy(object),
             linear=np.zeros(shape),
             shown=np.zeros(shape),
             squares=np.zeros(shape),

@@ -52,6 +52,44 @@ class EvalResult:
     seed: int
     bundle: str = ""
 
+    @classmethod
+    def of(
+        cls,
+        interval: Interval,
+        *,
+        task: str,
+        dataset: str,
+        method: str,
+        metric: str,
+        n: int,
+        seed: int,
+        bundle: str = "",
+    ) -> EvalResult:
+        """Return the row of a number with its interval.
+
+        Args:
+            interval: the number and its ends.
+            task: see the class.
+            dataset: see the class.
+            method: see the class.
+            metric: see the class.
+            n: see the class.
+            seed: see the class.
+            bundle: see the class.
+        """
+        return cls(
+            task=task,
+            dataset=dataset,
+            method=method,
+            metric=metric,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            n=n,
+            seed=seed,
+            bundle=bundle,
+        )
+
 
 def rows_of_scores(
     scores: Scores, *, task: str, dataset: str, method: str, seed: int = 0, bundle: str = ""
@@ -71,14 +109,12 @@ def rows_of_scores(
         ("macro_f1", scores.macro_f1),
     )
     return [
-        EvalResult(
+        EvalResult.of(
+            interval,
             task=task,
             dataset=dataset,
             method=method,
             metric=metric,
-            value=interval.value,
-            low=interval.low,
-            high=interval.high,
             n=scores.num_cells,
             seed=seed,
             bundle=bundle,
@@ -107,14 +143,12 @@ def rows_of_figures(
         bundle: digest of the bundle, if any.
     """
     return [
-        EvalResult(
+        EvalResult.of(
+            figure.interval,
             task=task,
             dataset=dataset,
             method=method,
             metric=figure.name,
-            value=figure.interval.value,
-            low=figure.interval.low,
-            high=figure.interval.high,
             n=figure.num_tokens,
             seed=seed,
             bundle=bundle,

@@ -1,7 +1,7 @@
 """Top genes of each class from the scores of its cells: means, intervals, tests, stability.
 
 - The mean of a gene is over all explained cells of the class; a cell without the gene counts as 0, as
-  there it adds nothing. So the means of a class add up to the mean change of its logit.
+  there it adds nothing. So the means of a class add up to the mean change of its log odds.
 - Every gene that a cell of the class shows is tested against 0 (t-test over cells) and corrected for
   their number by Holm's method, which holds whatever the dependence between genes (Holm 1979). The
   listed genes have a bootstrap interval over cells.
