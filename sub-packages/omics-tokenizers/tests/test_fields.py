@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +67,24 @@ def test_a_field_without_a_mask_token_cannot_be_masked():
     spec = FieldSpec(name="genes", kind="discrete", vocabulary_size=3, special_ids=(), mask_id=None)
     with pytest.raises(ConfigError, match="'genes' cannot be masked"):
         spec.mask_value()
+
+
+def test_values_of_a_field_stand_for_numbers():
+    bins = FieldSpec(
+        name="bin",
+        kind="discrete",
+        vocabulary_size=3,
+        special_ids=(0,),
+        mask_id=0,
+        token_values=(math.nan, 0.0, 2.5),
+    )
+    found = pickle.loads(pickle.dumps(bins)).numbers(np.array([2, 1, 0]))
+    assert found.dtype == np.float32
+    assert found[:2].tolist() == [2.5, 0.0]
+    assert np.isnan(found[2])
+    assert bins == replace(bins)
+    values = replace(bins, kind="continuous", token_values=())
+    assert values.numbers(np.array([0.0, -1.0, 3.5])).tolist() == [0.0, -1.0, 3.5]
 
 
 def test_special_ids_outside_the_field_are_refused():

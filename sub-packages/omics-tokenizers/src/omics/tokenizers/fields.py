@@ -48,9 +48,12 @@ class FieldSpec:
     special_ids: tuple[int, ...]
     mask_id: int | None
     token_values: tuple[float, ...] = ()
+    # The same as an array: a vocabulary of genes and bins has tens of thousands.
+    _number_of: Array = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the kind and the ids."""
+        object.__setattr__(self, "_number_of", np.array(self.token_values, np.float32))
         if self.kind not in FIELD_KINDS:
             raise ConfigError(
                 f"Field {self.name!r} has kind {self.kind!r}; use one of {FIELD_KINDS}."
@@ -77,6 +80,16 @@ class FieldSpec:
         table = np.zeros(self.vocabulary_size, np.bool_)
         table[list(self.special_ids)] = True
         return np.asarray(table[values])
+
+    def numbers(self, values: Array) -> Array:
+        """Return float32 [T], what values stand for: of bins their numbers, NaN for special tokens.
+
+        Args:
+            values: [T] of this field, which holds values or bins of values.
+        """
+        if self.kind == "continuous":
+            return np.asarray(values, np.float32)
+        return np.asarray(self._number_of[values])
 
     def mask_value(self) -> float:
         """Return what a hidden value becomes.

@@ -86,7 +86,7 @@ class HiddenField:
         """Return [K], what is scored, of values of the field [K]."""
         if self.kind != "bins":
             return values
-        return np.nan_to_num(np.array(self.spec.token_values), nan=-1).astype(np.int64)[values]
+        return np.nan_to_num(self.spec.numbers(values), nan=-1).astype(np.int64)
 
     def answers(self, outputs: Mapping[str, Tensor], genes: Array) -> Array:
         """Return [K], what the heads say, in the form of `truth`.

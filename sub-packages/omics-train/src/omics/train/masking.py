@@ -81,9 +81,7 @@ class FieldMask:
         Args:
             values: [T] of the field, which holds values or bins of values.
         """
-        if self.field.kind == "continuous":
-            return np.asarray(values == 0)
-        return np.asarray(np.array(self.field.token_values)[values] == 0)
+        return np.asarray(self.field.numbers(values) == 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,10 +70,9 @@ def numbers(tokens: TokenBatch, field: FieldSpec) -> Array:
         InputDataError: a value that is not finite.
     """
     values = tokens.fields[field.name]
-    if field.kind == "discrete":
-        return np.array(field.token_values, np.float32)[values]
-    refuse_not_finite(values, tokens, field.name)
-    return values
+    if field.kind == "continuous":
+        refuse_not_finite(values, tokens, field.name)
+    return field.numbers(values)
 
 
 def own_targets(tokens: TokenBatch, genes: FieldSpec) -> TokenBatch:
