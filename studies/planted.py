@@ -324,15 +324,13 @@ def shares_hidden(study: Study, name: str) -> Any:
     The masks of a run are not saved, so the run is made again from its own configuration.
     """
     import pandas as pd
-    from omegaconf import OmegaConf
 
     from omics.train.fitting import fit
-    from omics.train.run_config import RunConfig
+    from omics.train.run_files import read_configuration
     from omics.train.train_run import prepare_training
 
     folder = study.folder / name
-    stored = OmegaConf.load(folder / "config.yaml")
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), stored))
+    config = read_configuration(folder)
     training = prepare_training(config, open_store(study.folder / "cells.store"))
     fit(training, config, folder.with_name(f"{folder.name}-again"))
     names = training.source.tokenizer.vocabulary.tokens

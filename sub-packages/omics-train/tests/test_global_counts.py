@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_parts import of_two_processes
 from training_parts import CLASSIFY, PRETRAIN, model_of, objective_of, random_tokens
 
 from omics.train.batch_window import fill_totals
@@ -87,39 +86,33 @@ def test_local_means_would_be_wrong():
     assert relative(local, whole) > 0.05
 
 
-def _process(rank, port, results):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _of_rank(rank):
+    results = {}
     for bounds in UNEVEN:
         gradient = gradients(bounds[rank], world_size=2)
         dist.all_reduce(gradient)
         # As DDP, which averages over the processes.
-        results[rank, str(bounds)] = (gradient / 2).numpy()
+        results[str(bounds)] = (gradient / 2).numpy()
     objective, _ = objective_of(LOSSES)
     batches = [objective.prepare(random_tokens(3, seed=rank), epoch=0)]
     for wants in (False, True):
         wish = wants and rank == 1
-        results[rank, wants] = fill_totals(batches, world_size=2, wants_stop=wish)
-    dist.destroy_process_group()
+        results[wants] = fill_totals(batches, world_size=2, wants_stop=wish)
+    return results
 
 
 @pytest.fixture(scope="module")
 def found():
     """Return what two processes found, by rank and question."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_process, (port, results), nprocs=2)
-        return dict(results)
+    return of_two_processes(_of_rank)
 
 
 @pytest.mark.parametrize("bounds", UNEVEN)
 def test_two_processes_with_uneven_cells_give_the_gradient_of_one(found, bounds):
-    gradient = torch.tensor(np.array(found[0, str(bounds)]))
+    gradient = torch.tensor(np.array(found[0][str(bounds)]))
     assert relative(gradient, gradients([0, NUM_CELLS])) < 1e-5
 
 
 def test_a_process_that_is_asked_to_stop_tells_the_others(found):
     for rank in (0, 1):
-        assert [found[rank, wants] for wants in (False, True)] == [False, True]
+        assert [found[rank][wants] for wants in (False, True)] == [False, True]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import numpy as np
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from process_parts import of_two_processes
 from training_parts import EXPRESSION, GENES, LABEL, model_of, objective_of, random_tokens
 
 from omics.tokenizers import LabelSpec
@@ -66,20 +63,12 @@ def measured(numbers, *, unlabelled):
     return found, {each.source: each.counts.numpy() for each in confusions}, errors
 
 
-def _process(rank, port, results):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results[rank] = [measured([rank], unlabelled=unlabelled) for unlabelled in (False, True)]
-    dist.destroy_process_group()
+def _both(rank):
+    return [measured([rank], unlabelled=unlabelled) for unlabelled in (False, True)]
 
 
 def test_metrics_of_two_processes_are_those_of_one():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_process, (port, results), nprocs=2)
-        found = [results[0], results[1]]
+    found = of_two_processes(_both)
     for unlabelled in (False, True):
         numbers, confusions, errors = measured([0, 1], unlabelled=unlabelled)
         sources = {name.rsplit("_", 1)[0] for name in numbers}

@@ -81,11 +81,11 @@ def test_the_batch_is_taken_again_to_look_into_it(atlas, tmp_path):
     config = setting(atlas, folder, *overrides, "trainer.schedule=constant")
     with pytest.raises(NonFiniteError) as caught:
         train(config, folder)
-    found = replay_nan_batch(config, folder, f"step-{caught.value.step:08d}.json")
+    found = replay_nan_batch(folder, f"step-{caught.value.step:08d}.json")
     assert found.keys() >= {"gradient_norm", "expression_masked_mse"}
     assert not all(math.isfinite(value) for value in found.values())
     with pytest.raises(MissingPathError, match="nan_batches holds what was written"):
-        replay_nan_batch(config, folder, "step-00000099.json")
+        replay_nan_batch(folder, "step-00000099.json")
 
 
 def test_a_skipped_step_changes_neither_weights_nor_moments(atlas, tmp_path, spoil, capsys):

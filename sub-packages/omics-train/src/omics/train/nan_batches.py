@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from omics.tokenizers import TokenBatch
     from omics.train.batch_window import Array
-    from omics.train.run_config import RunConfig
     from omics.train.training_batch import TrainingBatch
 
 FOLDER = "nan_batches"
@@ -45,22 +44,21 @@ def write_nan_batch(
     write_bytes(path.with_suffix(".json"), (json.dumps(described) + "\n").encode())
 
 
-def replay_nan_batch(config: RunConfig, run: Path, name: str) -> dict[str, float]:
+def replay_nan_batch(run: Path, name: str) -> dict[str, float]:
     """Take a step again whose gradient was not finite, from the newest checkpoint before it.
 
     The weights are those of the checkpoint, not those of the step: a run that saves more often
     (`trainer.checkpoint.every_steps`) comes closer.
 
     Args:
-        config: of the run.
-        run: its folder.
+        run: the folder of the run, whose configuration is read.
         name: of the JSON in `nan_batches`, such as `step-00000013.json`.
 
     Returns:
         Mean of each loss term over the step, and `gradient_norm`.
 
     Raises:
-        MissingPathError: there is no such file.
+        MissingPathError: there is no such file, or no such run.
     """
     import torch
 
@@ -68,13 +66,14 @@ def replay_nan_batch(config: RunConfig, run: Path, name: str) -> dict[str, float
     from omics.train.batch_window import fill_totals
     from omics.train.cell_selection import data_path
     from omics.train.checkpointing.checkpoint_folder import MODEL, newest_checkpoint
+    from omics.train.run_files import read_configuration
     from omics.train.train_run import prepare_training
     from omics.train.training_step import training_step
 
     path = run / FOLDER / name
     if not path.is_file():
         raise MissingPathError(f"There is no file {path}; {run / FOLDER} holds what was written.")
-    facts = json.loads(path.read_bytes())
+    facts, config = json.loads(path.read_bytes()), read_configuration(run)
     with open_cells(data_path(config)) as store:
         training = prepare_training(config, store)
         checkpoint = newest_checkpoint(run)

@@ -13,18 +13,15 @@ from omics.data.errors import OmicsError
 
 def main() -> None:
     """Train as the job in the folder says; an error is left there for who started the process."""
-    from omegaconf import OmegaConf
-
-    from omics.train.run_config import RunConfig
+    from omics.train.run_files import read_configuration
     from omics.train.train_run import train
 
     reports = Path(sys.argv[1])
     job = json.loads((reports / "job.json").read_text())
     rank = int(os.environ["RANK"])
     Verbosity.quiet = job["quiet"] or rank > 0
-    config = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.create(job["config"]))
     try:
-        train(OmegaConf.to_object(config), Path(job["folder"]))  # type: ignore[arg-type]
+        train(read_configuration(reports), Path(job["folder"]))
     except OmicsError as error:
         told = {"message": str(error), "exit_code": error.exit_code}
         written = reports / f".error-{rank}"

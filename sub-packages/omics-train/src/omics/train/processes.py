@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from omics.data.command_line import Verbosity
 from omics.data.errors import EXIT_STOPPED, ConfigError, OmicsError, StoppedError
+from omics.train.run_files import write_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,13 +134,11 @@ def train_in_processes(config: RunConfig, folder: Path) -> None:
         StoppedError: they were asked to stop and can go on later.
         ProcessError: one of them failed; its message and exit code.
     """
-    from omegaconf import OmegaConf
-
     number = config.trainer.devices
     with tempfile.TemporaryDirectory(prefix="omics-train-") as name:
         reports = Path(name)
-        yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-        job = {"config": yaml, "folder": str(folder), "quiet": Verbosity.quiet}
+        write_configuration(config, reports)
+        job = {"folder": str(folder), "quiet": Verbosity.quiet}
         (reports / "job.json").write_text(json.dumps(job))
         shared = {
             **os.environ,

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from omics.data.atomic_files import write_bytes
-from omics.data.errors import ExistingPathError
+from omics.data.errors import ConfigError, ExistingPathError, MissingPathError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"
 BUNDLE_BEST = "bundle_best"
+CONFIGURATION = "config.yaml"
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -43,7 +44,34 @@ def write_configuration(config: RunConfig, folder: Path) -> None:
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+    write_bytes(folder / CONFIGURATION, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+
+def read_configuration(folder: Path) -> RunConfig:
+    """Return the configuration that `write_configuration` wrote.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        MissingPathError: it has no `config.yaml`.
+        ConfigError: the file holds keys or values that there are not.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from omics.train.run_config import RunConfig
+
+    path = folder / CONFIGURATION
+    if not path.is_file():
+        raise MissingPathError(f"There is no {path}: give the folder of a run.")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} is no configuration of a run: {error}") from error
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def write_run_facts(config: RunConfig, folder: Path, *, task: str, seconds: float) -> None:

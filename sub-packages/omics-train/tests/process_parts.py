@@ -1,0 +1,33 @@
+"""Two processes that train together, for the tests of this package."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def of_two_processes(work: Callable[[int], Any]) -> list[Any]:
+    """Return what a function of a module finds in each of two processes of one gloo group.
+
+    Args:
+        work: called with the rank.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with mp.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_joined, (port, work, results), nprocs=2)
+        return [results[0], results[1]]
+
+
+def _joined(rank: int, port: int, work: Callable[[int], Any], results: Any) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results[rank] = work(rank)
+    dist.destroy_process_group()
