@@ -1,11 +1,10 @@
-"""How the rows of an epoch are cut into batches: by a number of cells or by a budget of entries.
+"""How the rows of an epoch are cut into batches: by a number of cells or by a budget of tokens.
 
 - A global batch is one batch for each rank, one after the other in the epoch's order. A plan can
   begin at any row, so a run goes on from the rows it has consumed with other ranks or budgets.
 - All ranks make the same plan and have the same number of batches. The last global batch is shared
   out as evenly as possible: no rank goes without while another has two cells.
-- A budget is filled greedily in the order of the epoch; nothing is reordered to fill gaps, which
-  would make a cell's company depend on its length.
+- A budget is filled greedily in the order of the epoch; where gaps matter, that is a `PackedOrder`.
 """
 
 from __future__ import annotations
@@ -83,17 +82,19 @@ def plan_cells(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenBudget:
-    """A budget of entries per batch and rank, over cells of known lengths.
+    """A budget of tokens per batch and rank, over cells of known lengths.
 
     Attributes:
         lengths: int32 [cells of the store], entries of each cell.
-        batch_tokens: entries that a batch may hold; a cell with more is a batch of its own.
+        batch_tokens: that a batch may hold; a cell with more is a batch of its own.
         max_cell_tokens: what one cell counts for at most; it counts for at least 1.
+        special_tokens: that each cell has beside those of its entries.
     """
 
     lengths: Array
     batch_tokens: int
     max_cell_tokens: int
+    special_tokens: int = 0
 
     def plan(self, order: Array, *, begin: int, world_size: int, drop_last: bool) -> BatchPlan:
         """Cut the rest of an epoch into batches within the budget.
@@ -123,21 +124,27 @@ class TokenBudget:
         position = begin
         while position < len(order):
             ends = np.empty(_EDGES, np.int64)
-            limits = (position, self.batch_tokens, self.max_cell_tokens)
+            limits = (position, self.batch_tokens, self.max_cell_tokens, self.special_tokens)
             found = compiled(_fill)(order, self.lengths, limits, ends)
             parts.append(ends[:found])
             position = int(ends[found - 1])
         return np.concatenate(parts)
 
-    def _sizes(self, rows: Array) -> Array:
-        return np.clip(self.lengths[rows], 1, self.max_cell_tokens).astype(np.int64)
+    def sizes(self, rows: Array) -> Array:
+        """Return int64 [n], the tokens that cells count for.
+
+        Args:
+            rows: int64 [n] of the store.
+        """
+        sizes = self.lengths[rows].astype(np.int64) + self.special_tokens
+        return np.clip(sizes, 1, self.max_cell_tokens, out=sizes)
 
     def _is_full(self, rows: Array) -> bool:
-        return int(self._sizes(rows).sum()) >= self.batch_tokens
+        return int(self.sizes(rows).sum()) >= self.batch_tokens
 
     def _shared_out(self, rows: Array, world_size: int) -> Array:
         """Return int64 [world_size] ends of shares whose largest is as small as can be."""
-        sums = np.cumsum(self._sizes(rows))
+        sums = np.cumsum(self.sizes(rows))
         high = self.batch_tokens
         low = min(-(-int(sums[-1]) // world_size), high)
         while low < high:
@@ -163,12 +170,12 @@ def _shares(sums: Array, budget: int, world_size: int) -> Array:
     return ends
 
 
-def _fill(order: Array, lengths: Array, limits: tuple[int, int, int], ends: Array) -> int:
-    begin, budget, largest = limits
+def _fill(order: Array, lengths: Array, limits: tuple[int, int, int, int], ends: Array) -> int:
+    begin, budget, largest, special = limits
     found = 0
     held = 0
     for position in range(begin, order.size):
-        size = min(max(int(lengths[order[position]]), 1), largest)
+        size = min(max(int(lengths[order[position]]) + special, 1), largest)
         if held > 0 and held + size > budget:
             ends[found] = position
             found += 1
