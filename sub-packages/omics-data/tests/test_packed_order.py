@@ -73,9 +73,14 @@ def test_batches_are_at_least_98_percent_full(budget, cap):
     tokens = TokenBudget(lengths, budget, cap)
     rows = PackedOrder(Shuffled(), tokens, 512).bind(Cells(20_000), None).epoch(0, 0)
     plan = tokens.plan(rows, begin=0, world_size=1, drop_last=True)
-    held = np.add.reduceat(tokens.sizes(rows)[: plan.edges[-1]], plan.edges[:-1])
+    held = np.add.reduceat(tokens.sizes[rows][: plan.edges[-1]], plan.edges[:-1])
     assert held.mean() / budget >= 0.98
     assert held.max() <= budget
+
+
+def test_cells_count_for_what_transforms_leave():
+    tokens = TokenBudget(np.array([0, 5, 10, 99], np.int32), 50, 20, 2, 0.5)
+    assert tokens.sizes.tolist() == [2, 5, 7, 20]
 
 
 def test_a_gap_is_closed_by_one_cell_or_by_a_pair_in_place_of_the_last():

@@ -25,10 +25,11 @@ Backend = Callable[[Tensor, Tensor, Tensor, RaggedLayout, int | None], Tensor]
 CellAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_cells(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, attend: CellAttention
 ) -> Tensor:
-    """Run an attention of one cell over all cells.
+    """Run an attention of one cell over all cells; compiled code calls it as it is.
 
     Args:
         q_THD: queries.

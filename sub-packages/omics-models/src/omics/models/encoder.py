@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from omics.models.favor_attention import FavorAttention
 from omics.models.nystrom_attention import NystromAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from omics.models.model_config import ModelConfig
     from omics.models.ragged_layout import RaggedLayout
@@ -136,7 +136,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks."""
+    """A stack of blocks.
+
+    Attributes:
+        compiled: the blocks as machine code, which are run in their place; None for the blocks.
+    """
 
     def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
@@ -144,6 +148,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(
             Block(config, layer, backend) for layer in range(config.num_layers)
         )
+        self.compiled: list[Callable[..., Tensor]] | None = None
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.thetas: list[float | None] = [None] * config.num_layers
         if config.positions == "rope":
@@ -171,7 +176,8 @@ class Encoder(nn.Module):
             for theta in {theta for theta in self.thetas if theta is not None}
         }
         layers = {0: x_Td} if 0 in kept else {}
-        for number, (layer, theta) in enumerate(zip(self.layers, self.thetas, strict=True), 1):
+        blocks: Iterable[Any] = self.layers if self.compiled is None else self.compiled
+        for number, (layer, theta) in enumerate(zip(blocks, self.thetas, strict=True), 1):
             x_Td = layer(x_Td, layout, None if theta is None else tables[theta])
             if number in kept:
                 layers[number] = x_Td

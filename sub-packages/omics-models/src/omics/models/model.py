@@ -116,7 +116,8 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
 
         Args:
             batch: torch tensors on the model's device.
-            layout: of the batch, made before it left the host; None makes it here.
+            layout: of the batch, made before it left the host; None makes it here. Its filler cells
+                have hidden states and nothing else.
             field_tokens: `{head name: int64 [K]}`, flat positions each field head reads.
             wced: fields whose whole-cell decoder is run.
             wced_genes: int64, token ids that the decoders are run for; None for all.
@@ -134,17 +135,18 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         else:
             entering = self.embedding.finish(inputs, layout)
         hidden, kept = self.encoder(entering, layout, kept=layers)
-        pooled = self.pool(hidden, layout)
+        cells = slice(layout.num_cells)
+        pooled = self.pool(hidden, layout)[cells]
         output = ModelOutput(hidden=hidden, pooled=pooled, layers=kept)
         for name, tokens in (field_tokens or {}).items():
             output.fields[name] = self._field_output(name, tokens, batch, output, layout)
         for name in wced:
             rows = pooled
             if self.wced_reads[name] == "first_token":
-                rows = self.field_transform(first_token(hidden, layout))
+                rows = self.field_transform(first_token(hidden, layout)[cells])
             output.wced[name] = self.wced_heads[name](rows, wced_genes)
         for label, head in zip(self.model_config.labels, self.label_heads, strict=True):
-            rows = pooled if label.token is None else token(hidden, layout, label.token)
+            rows = pooled if label.token is None else token(hidden, layout, label.token)[cells]
             output.labels[label.name] = head(rows)
         return output
 

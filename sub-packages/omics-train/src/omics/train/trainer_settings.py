@@ -37,6 +37,11 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     validation_interval(trainer)
     _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
+    if trainer.compile and config.data_module.batch_tokens is None:
+        raise ConfigError(
+            "trainer.compile needs batches of one shape: set data_module.batch_tokens and leave "
+            "data_module.batch_size out."
+        )
     for name in ("max_epochs", "accumulate_grad_batches", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and value < 1:
@@ -115,6 +120,25 @@ def _check_stopping(config: RunConfig, objective: Objective, *, validates: bool)
             f"trainer.checkpoint.best is {checkpoint.best!r}, which validation does not report."
             f"{nearest(checkpoint.best, sorted(known))}"
         )
+
+
+def uses_cuda(trainer: TrainerConfig) -> bool:
+    """Return whether a training runs on CUDA.
+
+    Args:
+        trainer: with its accelerator.
+    """
+    return trainer.accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available()
+
+
+def compiles(config: RunConfig) -> bool:
+    """Return whether blocks are compiled, and batches filled up to one shape.
+
+    Args:
+        config: of the run.
+    """
+    wanted, is_fixed = config.trainer.compile, config.data_module.batch_tokens is not None
+    return is_fixed and uses_cuda(config.trainer) if wanted is None else wanted
 
 
 def validation_interval(trainer: TrainerConfig) -> int | float:

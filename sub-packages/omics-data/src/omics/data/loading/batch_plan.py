@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,17 +84,29 @@ def plan_cells(
 class TokenBudget:
     """A budget of tokens per batch and rank, over cells of known lengths.
 
+    Args:
+        lengths: int [cells of the store], entries of each cell.
+
     Attributes:
-        lengths: int32 [cells of the store], entries of each cell.
         batch_tokens: that a batch may hold; a cell with more is a batch of its own.
         max_cell_tokens: what one cell counts for at most; it counts for at least 1.
         special_tokens: that each cell has beside those of its entries.
+        kept_share: of the entries, on average, where random transforms leave some out.
+        sizes: int32 [cells of the store], tokens that each cell counts for.
     """
 
-    lengths: Array
+    lengths: InitVar[Array]
     batch_tokens: int
     max_cell_tokens: int
     special_tokens: int = 0
+    kept_share: float = 1.0
+    sizes: Array = field(init=False)
+
+    def __post_init__(self, lengths: Array) -> None:
+        """Compute the sizes of all cells once."""
+        sizes = lengths if self.kept_share == 1 else np.ceil(lengths * self.kept_share)
+        sizes = np.clip(sizes + self.special_tokens, 1, self.max_cell_tokens).astype(np.int32)
+        object.__setattr__(self, "sizes", sizes)
 
     def plan(self, order: Array, *, begin: int, world_size: int, drop_last: bool) -> BatchPlan:
         """Cut the rest of an epoch into batches within the budget.
@@ -124,27 +136,17 @@ class TokenBudget:
         position = begin
         while position < len(order):
             ends = np.empty(_EDGES, np.int64)
-            limits = (position, self.batch_tokens, self.max_cell_tokens, self.special_tokens)
-            found = compiled(_fill)(order, self.lengths, limits, ends)
+            found = compiled(_fill)(order, self.sizes, position, self.batch_tokens, ends)
             parts.append(ends[:found])
             position = int(ends[found - 1])
         return np.concatenate(parts)
 
-    def sizes(self, rows: Array) -> Array:
-        """Return int64 [n], the tokens that cells count for.
-
-        Args:
-            rows: int64 [n] of the store.
-        """
-        sizes = self.lengths[rows].astype(np.int64) + self.special_tokens
-        return np.clip(sizes, 1, self.max_cell_tokens, out=sizes)
-
     def _is_full(self, rows: Array) -> bool:
-        return int(self.sizes(rows).sum()) >= self.batch_tokens
+        return int(self.sizes[rows].sum()) >= self.batch_tokens
 
     def _shared_out(self, rows: Array, world_size: int) -> Array:
         """Return int64 [world_size] ends of shares whose largest is as small as can be."""
-        sums = np.cumsum(self.sizes(rows))
+        sums = np.cumsum(self.sizes[rows], dtype=np.int64)
         high = self.batch_tokens
         low = min(-(-int(sums[-1]) // world_size), high)
         while low < high:
@@ -170,12 +172,11 @@ def _shares(sums: Array, budget: int, world_size: int) -> Array:
     return ends
 
 
-def _fill(order: Array, lengths: Array, limits: tuple[int, int, int, int], ends: Array) -> int:
-    begin, budget, largest, special = limits
+def _fill(order: Array, sizes: Array, begin: int, budget: int, ends: Array) -> int:
     found = 0
     held = 0
     for position in range(begin, order.size):
-        size = min(max(int(lengths[order[position]]) + special, 1), largest)
+        size = sizes[order[position]]
         if held > 0 and held + size > budget:
             ends[found] = position
             found += 1

@@ -57,6 +57,7 @@ class Loader:
             with more is a batch of its own. In place of `batch_size`.
         max_cell_tokens: what one cell counts for at most, where a transform will cut longer ones.
         special_tokens: that a cell counts for beside its entries.
+        kept_share: of a cell's entries that random transforms keep, on average.
         pack_window: cells that are looked at to fill the gaps of a budget (`PackedOrder`); 0 leaves
             the order as it is. A state is then one of this budget.
         drop_last: leave out the last batch of an epoch when it is not full on every rank.
@@ -93,6 +94,7 @@ class Loader:
         batch_tokens: int | None = None,
         max_cell_tokens: int | None = None,
         special_tokens: int = 0,
+        kept_share: float = 1.0,
         pack_window: int = 0,
         drop_last: bool = False,
         transforms: Sequence[Transform] = (),
@@ -140,9 +142,10 @@ class Loader:
             )
         self._budget: TokenBudget | None = None
         if batch_tokens is not None:
-            lengths = store.lengths.astype(np.int32)
             largest = max_cell_tokens or 2**31 - 1
-            self._budget = TokenBudget(lengths, batch_tokens, largest, special_tokens)
+            self._budget = TokenBudget(
+                store.lengths, batch_tokens, largest, special_tokens, kept_share
+            )
         self.pack_window = pack_window
         self._set_order(named_order(order, store) if isinstance(order, str) else order)
         store.take([], obs=self.obs)  # An unknown column is an error now, not in a thread later.
@@ -186,6 +189,11 @@ class Loader:
     def batches_left(self) -> int:
         """The batches that are left of the epoch, the same on every rank."""
         return len(self._plan(self._position, self._epoch))
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of an epoch, of all ranks together."""
+        return len(self._epoch_rows)
 
     @property
     def first_row(self) -> int:

@@ -61,6 +61,7 @@ class PackedOrder(RowOrder):
             "batch_tokens": budget.batch_tokens,
             "max_cell_tokens": budget.max_cell_tokens,
             "special_tokens": budget.special_tokens,
+            "kept_share": budget.kept_share,
             "window": self.window,
         }
 
@@ -69,5 +70,5 @@ class PackedOrder(RowOrder):
 
         order = inner.epoch(seed, epoch)
         packed = np.empty(len(order), np.int64)
-        pack_rows(order, self.budget.sizes(order), self.budget.batch_tokens, self.window, packed)
+        pack_rows(order, self.budget.sizes, self.budget.batch_tokens, self.window, packed)
         return packed

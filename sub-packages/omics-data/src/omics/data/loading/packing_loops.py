@@ -17,24 +17,24 @@ def pack_rows(order: Array, sizes: Array, budget: int, window: int, packed: Arra
 
     Args:
         order: int64 [n], rows of the epoch.
-        sizes: int64 [n], tokens of each of them.
+        sizes: int32 [cells of the store], tokens of each cell.
         budget: tokens of a batch.
         window: cells that wait at most.
         packed: int64 [n], for the rows.
     """
-    waiting = np.empty(window, np.int64)  # Places in the order, those that waited longest first.
+    waiting = np.empty(window, np.int64)  # Rows, those that waited longest first.
     taken = np.zeros(window, np.bool_)
     count = read = written = 0
     while written < order.size:
         while count < window and read < order.size:
-            waiting[count] = read
+            waiting[count] = order[read]
             count += 1
             read += 1
         choose(sizes[waiting[:count]], budget, taken)
         left = 0
         for place in range(count):
             if taken[place]:
-                packed[written] = order[waiting[place]]
+                packed[written] = waiting[place]
                 written += 1
                 taken[place] = False
             else:
@@ -48,7 +48,7 @@ def choose(size: Array, budget: int, taken: Array) -> None:
     """Choose the cells of a batch.
 
     Args:
-        size: int64 [n], tokens of the cells that wait, those that waited longest first.
+        size: int32 [n], tokens of the cells that wait, those that waited longest first.
         budget: tokens of the batch.
         taken: bool [n or more], set for the cells that are chosen; the first always is.
     """
@@ -86,7 +86,7 @@ def best_pair(size: Array, ascending: Array, first: int, room: int, best: int) -
     """Return the two cells that fill a room best; (-1, -1) where none is better than `best`.
 
     Args:
-        size: int64 [n], tokens of the cells.
+        size: int32 [n], tokens of the cells.
         ascending: int64 [n], cells in the order of their sizes.
         first: cells before this one are taken.
         room: tokens that the two may have.
