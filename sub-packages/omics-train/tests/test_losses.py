@@ -42,7 +42,7 @@ def run(losses, num_cells=6, tokens=None, **options):
     ready = batch.to("cpu")
     with torch.no_grad():
         output = objective.forward(model, ready)
-    sums = {t.name: float(t.total(output, ready)) for t in objective.terms}
+        sums = {t.name: float(t.total(output, ready)) for t in objective.terms}
     return tokens, batch, output, sums
 
 
