@@ -5,7 +5,7 @@ import torch
 
 from omics.data.errors import UsageError
 from omics.models import RaggedLayout
-from omics.models.attention import BACKENDS, attention_weights, dense
+from omics.models.attention import BACKENDS, attention_weights, backend_of, dense
 
 
 def qkv(total, seed=0, dtype=torch.float32):
@@ -17,7 +17,7 @@ def layout_of(lengths):
     return RaggedLayout.from_offsets(torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]))
 
 
-FLOAT32 = sorted(BACKENDS.keys() - {"varlen"})
+FLOAT32 = sorted(BACKENDS.keys() - {"varlen", "flex"})
 LENGTHS = [[1], [5, 1, 9, 2], [0, 4, 0, 0, 3, 0], [37, 1, 300, 122]]
 
 
@@ -49,6 +49,32 @@ def test_backends_agree_with_one_cell_at_a_time_in_float64(name, lengths, window
     (exact_gradient,) = torch.autograd.grad(exact.square().sum(), exact_q)
     assert (mixed - exact).abs().max() < 1e-5
     assert (gradient - exact_gradient).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+# On a CPU torch says that it runs uncompiled.
+@pytest.mark.filterwarnings("default:flex_attention called without torch.compile")
+def test_flex_agrees_with_one_cell_at_a_time_in_float64(lengths, window):
+    q, k, v = qkv(sum(lengths))
+    layout = layout_of(lengths)
+    mixed = BACKENDS["flex"](q, k, v, layout, window)
+    exact = in_float64(*(x.double() for x in (q, k, v)), lengths, window)
+    assert (mixed - exact).abs().max() < 1e-5
+    mask = layout.masks[window]
+    BACKENDS["flex"](q, k, v, layout, window)
+    assert layout.masks[window] is mask, "the mask is made once for all blocks"
+
+
+def test_flex_has_no_gradient_on_a_cpu_and_says_so():
+    q, k, v = qkv(4)
+    with pytest.raises(UsageError, match="'flex' has no gradient on a CPU"):
+        BACKENDS["flex"](q.requires_grad_(), k, v, layout_of([4]))
+
+
+def test_a_misspelt_backend_names_the_nearest():
+    with pytest.raises(UsageError, match=r"no attention backend 'paded'\. Did you mean 'padded'"):
+        backend_of("paded")
 
 
 def test_varlen_says_what_it_needs():

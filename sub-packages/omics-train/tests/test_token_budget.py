@@ -14,6 +14,7 @@ from training_parts import model_of, objective_of, random_tokens
 from omics.data.errors import ConfigError
 from omics.data.storage.store import open_store
 from omics.data.transforms import Dropout, LogNormalize, SampleGenes, TopGenes
+from omics.models import attention
 from omics.train.batch_window import fill_totals
 from omics.train.token_budget import TokenBudget, kept_genes
 from omics.train.train_run import prepare_training, train
@@ -139,6 +140,28 @@ def test_a_run_of_budgets_stopped_after_every_step_is_the_run_that_was_not(
         train(other, tmp_path / "whole")
 
 
+def test_attention_is_computed_as_asked_and_gives_the_same_run(atlas, tmp_path, monkeypatch):
+    calls = []
+    padded = attention.BACKENDS["padded"]
+    monkeypatch.setitem(
+        attention.BACKENDS, "padded", lambda *given: calls.append(1) or padded(*given)
+    )
+    losses = []
+    for name in ("loop", "padded"):
+        config = setting(
+            atlas,
+            tmp_path / name,
+            f"trainer.attention_backend={name}",
+            "trainer.max_epochs=1",
+            "model.dropout=0.0",
+        )
+        train(config, tmp_path / name)
+        assert bool(calls) == (name == "padded")
+        last = (tmp_path / name / "history.csv").read_text().splitlines()[-1]
+        losses.append(float(last.split(",")[4]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 # While it compiles, torch warns of what it does itself.
 @pytest.mark.filterwarnings("default")
 def test_compiled_blocks_train_like_others_and_are_compiled_once(atlas, tmp_path):
@@ -183,6 +206,8 @@ def test_compiled_blocks_train_like_others_and_are_compiled_once(atlas, tmp_path
             ],
             "the step 'random_zeros' adds others",
         ),
+        (["trainer.attention_backend=lop"], "is 'lop'. Did you mean 'loop'"),
+        (["trainer.attention_backend=varlen"], "attention_backend=varlen trains on CUDA alone"),
         (["trainer.compile=true"], "trainer.compile needs batches of one shape"),
         (
             [

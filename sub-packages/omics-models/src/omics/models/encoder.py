@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omics.models.attention import BACKENDS
+from omics.models.attention import backend_of
 from omics.models.favor_attention import FavorAttention
 from omics.models.nystrom_attention import NystromAttention
 
@@ -79,7 +79,7 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.glu = config.glu
         self.activation = ACTIVATIONS[config.activation]
-        self.backend = BACKENDS[backend]
+        self.backend = backend_of(backend)
         self.window = config.window_of(layer)
         skipped = self.pre_norm and layer == 0 and not config.first_norm
         self.attention_norm = nn.Identity() if skipped else make_norm(config)
@@ -159,6 +159,19 @@ class Encoder(nn.Module):
                 config.rope_theta if config.window_of(layer) is None else local
                 for layer in range(config.num_layers)
             ]
+
+    def use_backend(self, name: str) -> None:
+        """Choose how softmax attention is computed from now on.
+
+        Args:
+            name: a key of `attention.BACKENDS`.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            layer.backend = backend_of(name)
 
     def forward(
         self, x_Td: Tensor, layout: RaggedLayout, *, kept: Collection[int] = ()

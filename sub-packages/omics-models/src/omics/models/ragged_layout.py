@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class RaggedLayout:
         position: int64 [T], the position of each token in its cell, from 0.
         lengths: int64 [n].
         first: int64 [n], the first token of each cell (0 for an empty cell).
+        masks: `{window: what a backend made of the layout}`, made once for all blocks.
     """
 
     bounds: list[int]
@@ -34,6 +36,7 @@ class RaggedLayout:
     position: Tensor
     lengths: Tensor
     first: Tensor
+    masks: dict[int | None, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Return the number of cells, filler included."""

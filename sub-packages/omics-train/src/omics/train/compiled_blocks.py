@@ -1,6 +1,6 @@
-"""Machine code for the blocks of a model while it is trained (`torch.compile`).
+"""How the blocks of a model are computed while it is trained: as machine code, by which attention.
 
-- Block by block: one graph serves all of them, in seconds, and nearly all of the gain is within a
+- `torch.compile` block by block: one graph serves all of them, in seconds, and nearly all of the gain is within a
   block. What is around them has other shapes in each batch.
 - Attention cell by cell (`loop`) stays as it is: its code would depend on the lengths of the cells.
 """
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def compiled_blocks(model: OmicsModel, *, enabled: bool) -> Iterator[None]:
-    """Run the blocks of a model as machine code within a `with` statement.
+def blocks_in_training(model: OmicsModel, *, backend: str, compiled: bool) -> Iterator[None]:
+    """Compute the blocks of a model in another way within a `with` statement.
 
     Args:
-        model: whose batches have few shapes.
-        enabled: whether to do anything.
+        model: that is trained.
+        backend: of softmax attention.
+        compiled: whether blocks become machine code; batches should have few shapes.
     """
-    if not enabled:
-        yield
-        return
     encoder = model.encoder
-    encoder.compiled = [torch.compile(layer, dynamic=False) for layer in encoder.layers]
+    encoder.use_backend(backend)
+    if compiled:
+        encoder.compiled = [torch.compile(layer, dynamic=False) for layer in encoder.layers]
     try:
         yield
     finally:
-        # Inference has a shape of its own in each batch.
+        # Inference has a shape of its own in each batch, and chooses for its own device.
         encoder.compiled = None
+        encoder.use_backend("auto")

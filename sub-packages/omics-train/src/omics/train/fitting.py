@@ -23,7 +23,7 @@ from omics.train.checkpointing.checkpoint_folder import (
 from omics.train.checkpointing.loop_counters import set_counters
 from omics.train.checkpointing.run_state import Progress, restore_results
 from omics.train.checkpointing.same_configuration import plain, size_of_step
-from omics.train.compiled_blocks import compiled_blocks
+from omics.train.compiled_blocks import blocks_in_training
 from omics.train.early_stopping import EarlyStopping
 from omics.train.finite_watch import NonFiniteError
 from omics.train.history import HISTORY
@@ -220,7 +220,11 @@ class _Attempt:
                 )
             with (
                 interrupts_as_usual(trainer),
-                compiled_blocks(self.training.model, enabled=compiles(self.config)),
+                blocks_in_training(
+                    self.training.model,
+                    backend=settings.attention_backend,
+                    compiled=compiles(self.config),
+                ),
             ):
                 trainer.fit(
                     self.module,

@@ -409,6 +409,8 @@ class TrainerConfig:
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
         lora: adapters in place of the encoder's weights; needs the extra `lora`.
+        attention_backend: how softmax attention is computed: `auto` (what is fastest on the device),
+            `loop`, `padded`, `varlen`, `flex` or `dense`; nothing of it is kept in the bundle.
         compile: make machine code of every block (`torch.compile`), for batches of one shape: needs
             `data_module.batch_tokens`. Null does on CUDA where that is given.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
@@ -442,6 +444,7 @@ class TrainerConfig:
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    attention_backend: str = "auto"
     compile: bool | None = None
     tf32_mode: str | None = None
 

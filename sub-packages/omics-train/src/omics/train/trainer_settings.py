@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from omics.data.errors import ConfigError, nearest
+from omics.models.attention import BACKENDS
 from omics.train.metric_table import reported
 from omics.train.schedules import schedule
 
@@ -37,6 +38,7 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     validation_interval(trainer)
     _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
+    _check_backend(trainer)
     if trainer.compile and config.data_module.batch_tokens is None:
         raise ConfigError(
             "trainer.compile needs batches of one shape: set data_module.batch_tokens and leave "
@@ -176,6 +178,22 @@ def tf32(trainer: TrainerConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _check_backend(trainer: TrainerConfig) -> None:
+    name = trainer.attention_backend
+    if name not in BACKENDS:
+        raise ConfigError(f"trainer.attention_backend is {name!r}.{nearest(name, list(BACKENDS))}")
+    if name in ("varlen", "flex") and not uses_cuda(trainer):
+        raise ConfigError(
+            f"trainer.attention_backend={name} trains on CUDA alone, and this run does not. Use "
+            "auto, or set trainer.accelerator=cuda on a machine that has it."
+        )
+    if name == "varlen" and trainer.precision.startswith("32"):
+        raise ConfigError(
+            "trainer.attention_backend=varlen needs bfloat16 or float16: set "
+            "trainer.precision=bf16-mixed, or use auto."
+        )
 
 
 def _check_tf32(trainer: TrainerConfig) -> None:
