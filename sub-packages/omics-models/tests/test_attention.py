@@ -86,13 +86,14 @@ def test_varlen_says_what_it_needs():
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 64])
 @pytest.mark.parametrize("lengths", [[37, 1, 300, 122], [1000, 2048, 3, 512]])
-def test_varlen_in_bfloat16_agrees_with_float64(lengths, window):
+@pytest.mark.parametrize("name", ["varlen", "flex"])
+def test_bfloat16_backends_agree_with_float64_on_cuda(name, lengths, window):
     generator = torch.Generator().manual_seed(0)
     total = sum(lengths)
     flat = [torch.randn(total, 12, 64, generator=generator).bfloat16() for _ in range(4)]
     q, k, v = (x.cuda().requires_grad_() for x in flat[:3])
     layout = RaggedLayout.from_offsets(layout_of(lengths).offsets.long(), "cuda")
-    mixed = BACKENDS["varlen"](q, k, v, layout, window)
+    mixed = BACKENDS[name](q, k, v, layout, window)
     gradients = torch.autograd.grad(mixed, (q, k, v), flat[3].cuda())
     exact_in = [x.double().requires_grad_() for x in flat[:3]]
     exact = in_float64(*exact_in, lengths, window)

@@ -358,12 +358,13 @@ def test_a_step_waits_for_nothing_on_the_device():
     batches = [objective.prepare(each, epoch=0) for each in tokens]
     for batch in batches:
         fill_totals([batch])
-    ready = [batch.to("cuda") for batch in batches]
     objective = objective.to("cuda")
-    training_step(model, ready[0], objective)[0].backward()  # Sets up what is set up once.
+    training_step(model, batches[0].to("cuda"), objective)[
+        0
+    ].backward()  # Sets up what is set up once.
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training_step(model, ready[1], objective)[0].backward()
+        training_step(model, batches[1].to("cuda"), objective)[0].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

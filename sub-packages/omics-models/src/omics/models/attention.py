@@ -240,7 +240,8 @@ def flex(
         layout.masks[window] = create_block_mask(
             sees, None, None, size, size, device=q_THD.device.type
         )
-    attend: Callable[..., Any] = _compiled_flex() if q_THD.is_cuda else flex_attention
+    kernel: Any = flex_attention
+    attend = _compiled_flex() if q_THD.is_cuda else kernel
     q, k, v = (x.transpose(0, 1)[None] for x in inputs)
     mixed: Tensor = attend(q, k, v, block_mask=layout.masks[window])
     return mixed[0].transpose(0, 1)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omics.tokenizers.device_copies import on_device
+
 
 @dataclass(frozen=True, slots=True)
 class RaggedLayout:
@@ -66,11 +68,11 @@ class RaggedLayout:
         first = offsets[:-1] * (lengths > 0)
         return cls(
             bounds=offsets.tolist(),
-            offsets=offsets.to(device, torch.int32, non_blocking=True),
+            offsets=on_device(offsets.to(torch.int32), device),
             longest=longest or (int(lengths.max()) if len(lengths) else 0),
             num_cells=len(lengths) if num_cells is None else num_cells,
-            cell=cell.to(device, non_blocking=True),
-            position=position.to(device, non_blocking=True),
-            lengths=lengths.to(device, non_blocking=True),
-            first=first.to(device, non_blocking=True),
+            cell=on_device(cell, device),
+            position=on_device(position, device),
+            lengths=on_device(lengths, device),
+            first=on_device(first, device),
         )

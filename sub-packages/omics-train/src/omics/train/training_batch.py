@@ -10,6 +10,7 @@ import torch
 
 from omics.models.filler_cells import with_filler
 from omics.models.ragged_layout import RaggedLayout
+from omics.tokenizers.device_copies import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,4 +170,4 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     if dataclasses.is_dataclass(value):
         parts = {f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
         return replace(value, **parts)  # type: ignore[type-var]
-    return torch.from_numpy(value).to(device, non_blocking=True)
+    return on_device(value, device)
