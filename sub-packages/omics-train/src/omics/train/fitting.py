@@ -224,6 +224,7 @@ class _Attempt:
                     self.training.model,
                     backend=settings.attention_backend,
                     compiled=compiles(self.config),
+                    recomputed=settings.recompute_activations,
                 ),
             ):
                 trainer.fit(
