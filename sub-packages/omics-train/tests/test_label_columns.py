@@ -139,6 +139,7 @@ def test_entries_are_names_or_mappings():
             [{"label_column_name": "a", "reversal_schedule": "dann"}],
             "and no gradient_reversal",
         ),
+        ([{"label_column_name": "a", "reversal_head_steps": 5}], "of a reversed head alone"),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused(entries, message):

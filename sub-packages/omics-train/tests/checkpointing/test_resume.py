@@ -72,6 +72,9 @@ VARIANTS = {
     ],
     "stages": [f"trainer.curriculum={CURRICULUM}", "trainer.val_check_interval=1"],
     "saved in between": ["trainer.checkpoint.every_steps=3"],
+    "heads that take further steps": [
+        "label_columns=[{label_column_name: donor3, gradient_reversal: 1.0, reversal_head_steps: 3}]"
+    ],
     "muon": ["trainer.optimizer=muon", "trainer.recompute_activations=true"],
 }
 

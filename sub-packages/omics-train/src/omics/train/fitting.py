@@ -154,6 +154,7 @@ class _Attempt:
             num_steps=self.steps,
             folder=folder,
             reversal=training.reversal,
+            head_steps=training.head_steps,
             undecayed=training.undecayed,
         )
         self.plan = plan

@@ -37,6 +37,8 @@ class LabelColumn:
             multiplied by minus this.
         reversal_schedule: `constant`, or `dann`: the strength rises with the share p of the steps
             done, as 2 / (1 + exp(-10 p)) - 1 (Ganin and Lempitsky 2015).
+        reversal_head_steps: steps of the reversed head for each step of the encoder. With one, the
+            encoder hides the label from a head that knows little of it, and from no other reader.
     """
 
     label_column_name: str
@@ -46,6 +48,7 @@ class LabelColumn:
     token: int | None = None
     gradient_reversal: float = 0.0
     reversal_schedule: str = "constant"
+    reversal_head_steps: int = 1
 
     def __post_init__(self) -> None:
         """Check values that types cannot."""
@@ -67,6 +70,15 @@ class LabelColumn:
             raise ConfigError(
                 f"{where} reversal_schedule {self.reversal_schedule!r} and no gradient_reversal, "
                 "which says what the strength rises to."
+            )
+
+        if self.reversal_head_steps < 1 or (
+            self.reversal_head_steps > 1 and not self.gradient_reversal
+        ):
+            raise ConfigError(
+                f"{where} reversal_head_steps {self.reversal_head_steps} and gradient_reversal "
+                f"{self.gradient_reversal}; steps are 1 or more, and more than 1 of a reversed head "
+                "alone."
             )
 
     @classmethod

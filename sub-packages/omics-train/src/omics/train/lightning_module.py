@@ -31,6 +31,7 @@ from omics.train.memory_backoff import with_memory_backoff
 from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.reversal_schedule import set_reversal
+from omics.train.reversed_heads import ReversedHeads
 from omics.train.throughput import THROUGHPUT
 from omics.train.training_step import training_step, validation_step
 from omics.train.validation_metrics import Confusion, ValidationMetrics
@@ -109,6 +110,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         num_steps: optimiser steps of the whole run.
         folder: of the run, for batches that were not finite.
         reversal: `{label: schedule of its gradient reversal}`.
+        head_steps: `{label: steps of its reversed head for each step of the encoder}`.
         undecayed: names of parameters without weight decay.
     """
 
@@ -122,6 +124,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         num_steps: int,
         folder: Path,
         reversal: Mapping[str, str] | None = None,
+        head_steps: Mapping[str, int] | None = None,
         undecayed: Collection[str] = (),
     ) -> None:
         super().__init__()
@@ -135,6 +138,9 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         self.folder = folder
         self.undecayed = undecayed
         self.reversal = dict(reversal or {})
+        self.reversed_heads = ReversedHeads.of(
+            model, head_steps or {}, self.config.gradient_clip_norm
+        )
         self.history = History()
         self.metrics = ValidationMetrics(
             objective.terms,
@@ -164,6 +170,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     def on_fit_end(self) -> None:
         """Leave gradient reversal at its full strength."""
         set_reversal(self.model, {}, 1.0)
+        self.reversed_heads.remove()
 
     def transfer_batch_to_device(
         self, batch: Window | TrainingBatch, device: torch.device, dataloader_idx: int
@@ -186,7 +193,8 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         skipped = self.skipped
         optimizer.step()
         schedule.step()
-        if self.skipped == skipped:
+        if found and self.skipped == skipped:
+            self.reversed_heads.learn(optimizer.optimizer, self.objective.terms)
             for sums in found:
                 self.means["train"].add(sums)
         self._unread.append((step, replace(window, batches=())))
@@ -196,11 +204,14 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     def _gradients(self, window: Window) -> list[Sums]:
         """Add up the gradients of a window, and return the sums of its micro-batches."""
         self.optimizers().zero_grad()
+        self.reversed_heads.forget()
         strategy = self.trainer.strategy
         found = []
         for number, batch in enumerate(window.batches, 1):
             is_last = number == len(window.batches)
-            loss, sums = training_step(self.model, batch.to(self.device), self.objective)
+            moved = batch.to(self.device)
+            loss, sums = training_step(self.model, moved, self.objective)
+            self.reversed_heads.keep(moved)
             if isinstance(strategy, ParallelStrategy) and not is_last:
                 with strategy.block_backward_sync():
                     self.manual_backward(loss)

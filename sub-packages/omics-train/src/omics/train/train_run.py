@@ -77,6 +77,7 @@ class Training:
         batches: of training; each pass is an epoch.
         validation: batches of a fixed epoch, or None.
         reversal: `{label: schedule of its gradient reversal}`.
+        head_steps: `{label: steps of its reversed head for each step of the encoder}`.
     """
 
     source: ModelSource
@@ -88,6 +89,7 @@ class Training:
     batches: TrainingBatches
     validation: ValidationBatches | None
     reversal: Mapping[str, str] = field(default_factory=dict)
+    head_steps: Mapping[str, int] = field(default_factory=dict)
 
 
 def train(config: RunConfig, folder: Path) -> Bundle:
@@ -260,6 +262,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         batches=cells.training_batches(reader, tokenizer, objective),
         validation=cells.validation_batches(reader, tokenizer, objective),
         reversal={column.label_column_name: column.reversal_schedule for column in columns},
+        head_steps={column.label_column_name: column.reversal_head_steps for column in columns},
     )
 
 
