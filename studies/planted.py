@@ -222,7 +222,7 @@ def pretraining(study: Study) -> None:
 
 
 def gradient_reversal(study: Study) -> None:
-    """Gradient reversal blinds the head it plays against, keeps the type, and no more than that."""
+    """Gradient reversal hides most of the batch, also from a new classifier, and keeps the type."""
     study.make_cells("--marker-fold 6 --batches 3 --batch-effect 0.5")
     f = study.folder
     both = "label_columns.0.label_column_name=cell_type label_columns.1.label_column_name=batch"
@@ -230,6 +230,7 @@ def gradient_reversal(study: Study) -> None:
     study.train("watched", f"{both} label_columns.1.gradient_reversal=1e-9", recipe="grl")
     study.train("reversed", both, recipe="grl")
     train, test, batches = study.rows("train"), study.rows("test"), study.obs("batch")
+    types = study.obs("cell_type")
     for name, model in (("without reversal", "watched"), ("with reversal", "reversed")):
         run(
             f"omics-train test input_file={f}/cells.store data_module.split={f}/split.parquet "
@@ -246,8 +247,10 @@ def gradient_reversal(study: Study) -> None:
                         high=row.high,
                     )
                 )
-        right = right_by_regression(study.embed(model), batches, train, test)
-        study.add("batch, by a new classifier", name, right)
+        x = study.embed(model)
+        for what, labels in (("batch", batches), ("type", types)):
+            right = right_by_regression(x, labels, train, test)
+            study.add(f"{what}, by a new classifier", name, right)
     names, counts = np.unique(batches[train], return_counts=True)
     for what in ("batch, by the model's head", "batch, by a new classifier"):
         study.add(what, "most frequent", (batches[test] == names[counts.argmax()]).astype(float))
@@ -380,6 +383,7 @@ def figure(study: Study) -> bytes:
         ax.set_yticks(range(len(scores)), [score.of for score in scores])
         ax.set_ylim(-0.6, len(scores) - 0.4)
         ax.set_title(name, fontsize=10)
+        ax.locator_params(axis="x", nbins=4)
         ax.grid(axis="x", color="#DDDDDD")
     for number, (name, (x, y)) in enumerate(study.curves.items()):
         many = len(study.curves) > 1
