@@ -37,6 +37,7 @@ from omics.train.run_files import versions
 from omics.train.run_plan import plan_run
 from omics.train.stop_signals import StopSignals
 from omics.train.throughput import THROUGHPUT, ThroughputMeter
+from omics.train.tracking.run_trackers import RunTrackers, tracked
 from omics.train.trainer_settings import tf32, validation_interval
 from omics.train.training_curves import write_curves
 from omics.train.training_step import training_step
@@ -187,8 +188,9 @@ class _Attempt:
             quiet_lightning(),
             tf32(settings),
             progress(verb, self.steps, unit="steps", detail=meter.line) as advance,
+            tracked(self._trackers(meter)) as trackers,
         ):
-            callbacks = [RunReporter(self.folder, advance, meter), checkpoints]
+            callbacks = [RunReporter(self.folder, advance, meter), *trackers, checkpoints]
             trainer = L.Trainer(
                 max_epochs=settings.max_epochs,
                 max_steps=-1 if settings.max_steps is None else settings.max_steps,
@@ -256,6 +258,11 @@ class _Attempt:
         if self.start is not None:
             meter.read(self.folder / THROUGHPUT, step=self.start.step)
         return meter
+
+    def _trackers(self, meter: ThroughputMeter) -> RunTrackers | None:
+        if not self.place.is_first:
+            return None
+        return RunTrackers(self.config, self.folder, meter=meter, start=self.start)
 
     def _facts(self) -> dict[str, Any]:
         return {

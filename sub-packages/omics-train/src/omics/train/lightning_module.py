@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.strategies import ParallelStrategy
 
 from omics.data.command_line import say
@@ -338,8 +339,11 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         }
 
 
-class RunReporter(L.Callback):  # type: ignore[misc]
-    """Writes the history and the throughput after each epoch, and moves the progress bar."""
+class RunReporter(LightningCheckpoint):  # type: ignore[misc]
+    """Writes the history and the throughput after each epoch, and moves the progress bar.
+
+    As Lightning's checkpoint callbacks it is called after the module has read its means.
+    """
 
     def __init__(
         self, folder: Path, advance: Callable[[int], None], meter: ThroughputMeter

@@ -408,6 +408,9 @@ class TrainerConfig:
         lora: adapters in place of the encoder's weights; needs the extra `lora`.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
             leaves torch as it is.
+        trackers: who is told the numbers of the run beside its CSV files: any of `tensorboard`, and of
+            `clearml`, `wandb` and `mlflow`, which are extras of the same names.
+        project: under which these three list the run.
     """
 
     losses: list[LossConfig] = field(default_factory=list)
@@ -438,6 +441,8 @@ class TrainerConfig:
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
     tf32_mode: str | None = None
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "omics"
 
 
 @dataclass

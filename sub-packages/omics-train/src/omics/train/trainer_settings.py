@@ -10,6 +10,7 @@ import torch
 from omics.data.errors import ConfigError, nearest
 from omics.train.metric_table import reported
 from omics.train.schedules import schedule
+from omics.train.tracking.tracker_names import check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     validation_interval(trainer)
     _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
+    check_trackers(trainer)
     for name in ("max_epochs", "accumulate_grad_batches", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and value < 1:

@@ -35,6 +35,8 @@ _FREE = (
     "trainer.on_nan",
     "trainer.accelerator",
     "trainer.tf32_mode",
+    "trainer.trackers",
+    "trainer.project",
 )
 # Together they are the cells of a step, which must stay.
 _OF_A_STEP = (
