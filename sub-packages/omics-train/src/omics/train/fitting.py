@@ -23,7 +23,7 @@ from omics.train.checkpointing.checkpoint_folder import (
 from omics.train.checkpointing.loop_counters import set_counters
 from omics.train.checkpointing.run_state import Progress, restore_results
 from omics.train.checkpointing.same_configuration import cells_per_step, plain
-from omics.train.early_stopping import EarlyStopping
+from omics.train.early_stopping import EarlyStopping, ValidationWatch
 from omics.train.finite_watch import NonFiniteError
 from omics.train.history import HISTORY
 from omics.train.lightning_module import (
@@ -44,9 +44,11 @@ from omics.train.training_step import training_step
 from omics.train.validation_files import write_validation_files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from omics.train.checkpointing.checkpoint_folder import Checkpoint
+    from omics.train.history import History
     from omics.train.run_config import RunConfig, TrainerConfig
     from omics.train.run_plan import RunPlan
     from omics.train.train_run import Training
@@ -80,7 +82,12 @@ def is_over(checkpoint: Checkpoint, steps: int) -> bool:
 
 
 def fit(
-    training: Training, config: RunConfig, folder: Path, *, start: Checkpoint | None = None
+    training: Training,
+    config: RunConfig,
+    folder: Path,
+    *,
+    start: Checkpoint | None = None,
+    watch: Callable[[History], bool] | None = None,
 ) -> Best | None:
     """Run the optimiser steps; the model is trained in place.
 
@@ -89,6 +96,7 @@ def fit(
         config: with its trainer section.
         folder: where checkpoints, the history and tables of validation go.
         start: the checkpoint to go on from; None begins.
+        watch: is shown the history after each validation, and says whether the run ends there.
 
     Returns:
         The best validation, if there is one.
@@ -115,6 +123,7 @@ def fit(
                 training, config, folder, place=place, signals=signals, start=start, plan=plan
             )
             attempt.module.excluded |= excluded
+            attempt.watch = watch
             try:
                 attempt.run()
                 break
@@ -158,6 +167,7 @@ class _Attempt:
         )
         self.plan = plan
         self.best: Best | None = None
+        self.watch: Callable[[History], bool] | None = None
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -191,6 +201,8 @@ class _Attempt:
             tracked(self._trackers(meter)) as trackers,
         ):
             callbacks = [RunReporter(self.folder, advance, meter), *trackers, checkpoints]
+            if self.watch is not None:
+                callbacks.append(ValidationWatch(self.watch))
             trainer = L.Trainer(
                 max_epochs=settings.max_epochs,
                 max_steps=-1 if settings.max_steps is None else settings.max_steps,
