@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy
 
 from omics.data.atomic_files import writer_lock
 from omics.data.command_line import progress, say
@@ -35,6 +36,7 @@ from omics.train.lightning_module import (
 from omics.train.processes import Place
 from omics.train.run_files import versions
 from omics.train.run_plan import plan_run
+from omics.train.sharding import FSDP, whole_tensors
 from omics.train.stop_signals import StopSignals
 from omics.train.throughput import THROUGHPUT, ThroughputMeter
 from omics.train.tracking.run_trackers import RunTrackers, tracked
@@ -155,8 +157,10 @@ class _Attempt:
         self.training, self.config, self.folder = training, config, folder
         self.place, self.signals, self.start = place, signals, start
         self.steps = num_steps(training, config.trainer)
+        self.is_sharded = config.trainer.strategy == FSDP
         self.module = TrainingModule(
-            training.model,
+            # Shares are made in place; the model itself is needed whole in the end.
+            copy.deepcopy(training.model) if self.is_sharded else training.model,
             training.objective,
             config,
             batches=training.batches,
@@ -243,6 +247,8 @@ class _Attempt:
     def finish(self) -> None:
         """Say and write what was found, and leave the model on the CPU."""
         module, training = self.module, self.training
+        if self.is_sharded:
+            training.model.load_state_dict(whole_tensors(module.model.state_dict()))
         for phase in ("train", "validation"):
             last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
             if last:
@@ -293,11 +299,20 @@ class _Attempt:
         if self.place.world_size == 1:
             return {"devices": 1, "plugins": [LightningEnvironment()]}
         settings = self.config.trainer
-        strategy = DDPStrategy(
-            # Counts are summed on the host, gradients where they are.
-            process_group_backend=None if settings.accelerator == "cpu" else "cpu:gloo,cuda:nccl",
-            find_unused_parameters=_has_unused_parameters(self.training),
-        )
+        # Counts are summed on the host, gradients where they are.
+        backend = None if settings.accelerator == "cpu" else "cpu:gloo,cuda:nccl"
+        strategy: ParallelStrategy
+        if self.is_sharded:
+            strategy = ModelParallelStrategy(
+                data_parallel_size=self.place.world_size,
+                tensor_parallel_size=1,
+                process_group_backend=backend,
+            )
+        else:
+            strategy = DDPStrategy(
+                process_group_backend=backend,
+                find_unused_parameters=_has_unused_parameters(self.training),
+            )
         return {
             "devices": settings.devices,
             "num_nodes": settings.num_nodes,
@@ -309,8 +324,7 @@ class _Attempt:
 def _has_unused_parameters(training: Training) -> bool:
     """Return whether a trained parameter has no part in the loss; every process asks of one cell."""
     batches = training.batches
-    row = batches.epochs[0].loader.first_row
-    (batch,) = batches.read([np.array([row])], 0)
+    (batch,) = batches.read([np.array([batches.first_row])], 0)
     fill_totals([batch])
     loss, _ = training_step(training.model, batch.to("cpu"), training.objective)
     loss.backward()  # type: ignore[no-untyped-call]

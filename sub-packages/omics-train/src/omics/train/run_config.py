@@ -402,6 +402,8 @@ class TrainerConfig:
         devices: processes on this machine that train together, each on a device (or on a share of
             the cores). A micro-batch is that of one process.
         num_nodes: machines; above 1 `torchrun` starts the processes.
+        strategy: of several processes: `ddp`, where each has the whole model, or `fsdp`, where each
+            has a share of its weights, gradients and moments.
         precision: of Lightning, such as `32-true` or `bf16-mixed`.
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
@@ -437,6 +439,7 @@ class TrainerConfig:
     accelerator: str = "cpu"
     devices: int = 1
     num_nodes: int = 1
+    strategy: str = "ddp"
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -10,6 +10,7 @@ import torch
 from omics.data.errors import ConfigError, nearest
 from omics.train.metric_table import reported
 from omics.train.schedules import schedule
+from omics.train.sharding import check_strategy
 from omics.train.tracking.tracker_names import check_trackers
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
     check_trackers(trainer)
+    check_strategy(config)
     for name in ("max_epochs", "accumulate_grad_batches", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and value < 1:

@@ -34,6 +34,7 @@ _FREE = (
     "trainer.checkpoint.keep",
     "trainer.on_nan",
     "trainer.accelerator",
+    "trainer.strategy",
     "trainer.tf32_mode",
     "trainer.trackers",
     "trainer.project",
