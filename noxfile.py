@@ -222,6 +222,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation without warnings and check what it promises."""
     run(session, "python", "ci/check_api_docs.py")
     run(session, "python", "ci/check_migration_pages.py")
+    run(session, "python", "ci/check_scaling_page.py")
     run(session, "sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     session.log("The pages begin at docs/_build/html/index.html")
 
