@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import random
+import shutil
 import sys
 from functools import reduce
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from omics.data.command_line import Verbosity
 from omics.data.errors import ConfigError, MissingExtraError
 from omics.models import Bundle
+from omics.train.checkpointing.checkpoint_folder import newest_checkpoint
 from omics.train.throughput import HEADER
 from omics.train.tracking.hosted_trackers import MLflowRun
 from omics.train.tracking.tracked_run import TrackedRun, flat_settings
@@ -255,6 +257,22 @@ def test_every_tracker_goes_on_with_its_run(atlas, tmp_path, services, monkeypat
     assert [call["status"] for call in mlflow.of("end_run")][-2:] == ["KILLED", "FINISHED"]
     assert [call["exit_code"] for call in wandb.of("Run.finish")][-2:] == [1, 0]
     assert "stopped" in clearml.of("Task.set_comment")[-1]["comment"]
+
+
+def test_what_a_crashed_run_told_is_not_told_again(atlas, tmp_path, services):
+    """It goes on from before its last epoch, which trackers have heard of."""
+    folder = tmp_path / "run"
+    config = setting(atlas, folder, "tensorboard", *HOSTED)
+    train(config, folder)
+    shutil.rmtree(folder / "bundle")
+    shutil.rmtree(newest_checkpoint(folder).path)
+    before = newest_checkpoint(folder).step
+    assert 0 < before < max(step for _, step in dict(events_of(folder)))
+    config.resume = True
+    train(config, folder)
+    assert_told_once(events_of(folder), folder)
+    for service in services.values():
+        assert_told_once(sent(service), folder)
 
 
 def test_a_tracker_that_joins_later_is_told_all_that_was(atlas, tmp_path, services):
