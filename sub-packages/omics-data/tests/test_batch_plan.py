@@ -81,7 +81,7 @@ def test_budgets_are_filled_and_kept(*, lengths, budget, largest, world_size, dr
             assert max(cells) == 1
     if drop_last:
         # What is dropped is less than a full batch for every rank.
-        rest = TokenBudget(tokens.lengths, budget, largest)
+        rest = TokenBudget(np.array(lengths, np.int32), budget, largest)
         again = rest.plan(order, begin=end, world_size=world_size, drop_last=True)
         assert len(again) == 0
 

@@ -5,7 +5,7 @@ import torch
 
 from omics.data.errors import UsageError
 from omics.models import RaggedLayout
-from omics.models.attention import BACKENDS, attention_weights, dense
+from omics.models.attention import BACKENDS, attention_weights, backend_of, dense
 
 
 def qkv(total, seed=0, dtype=torch.float32):
@@ -17,7 +17,7 @@ def layout_of(lengths):
     return RaggedLayout.from_offsets(torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]))
 
 
-FLOAT32 = sorted(BACKENDS.keys() - {"varlen"})
+FLOAT32 = sorted(BACKENDS.keys() - {"varlen", "flex"})
 LENGTHS = [[1], [5, 1, 9, 2], [0, 4, 0, 0, 3, 0], [37, 1, 300, 122]]
 
 
@@ -51,6 +51,32 @@ def test_backends_agree_with_one_cell_at_a_time_in_float64(name, lengths, window
     assert (gradient - exact_gradient).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("lengths", LENGTHS)
+# On a CPU torch says that it runs uncompiled.
+@pytest.mark.filterwarnings("default:flex_attention called without torch.compile")
+def test_flex_agrees_with_one_cell_at_a_time_in_float64(lengths, window):
+    q, k, v = qkv(sum(lengths))
+    layout = layout_of(lengths)
+    mixed = BACKENDS["flex"](q, k, v, layout, window)
+    exact = in_float64(*(x.double() for x in (q, k, v)), lengths, window)
+    assert (mixed - exact).abs().max() < 1e-5
+    mask = layout.masks[window]
+    BACKENDS["flex"](q, k, v, layout, window)
+    assert layout.masks[window] is mask, "the mask is made once for all blocks"
+
+
+def test_flex_has_no_gradient_on_a_cpu_and_says_so():
+    q, k, v = qkv(4)
+    with pytest.raises(UsageError, match="'flex' has no gradient on a CPU"):
+        BACKENDS["flex"](q.requires_grad_(), k, v, layout_of([4]))
+
+
+def test_a_misspelt_backend_names_the_nearest():
+    with pytest.raises(UsageError, match=r"no attention backend 'paded'\. Did you mean 'padded'"):
+        backend_of("paded")
+
+
 def test_varlen_says_what_it_needs():
     q, k, v = qkv(4)
     with pytest.raises(UsageError, match="'varlen' needs a CUDA device and bfloat16"):
@@ -60,13 +86,14 @@ def test_varlen_says_what_it_needs():
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 64])
 @pytest.mark.parametrize("lengths", [[37, 1, 300, 122], [1000, 2048, 3, 512]])
-def test_varlen_in_bfloat16_agrees_with_float64(lengths, window):
+@pytest.mark.parametrize("name", ["varlen", "flex"])
+def test_bfloat16_backends_agree_with_float64_on_cuda(name, lengths, window):
     generator = torch.Generator().manual_seed(0)
     total = sum(lengths)
     flat = [torch.randn(total, 12, 64, generator=generator).bfloat16() for _ in range(4)]
     q, k, v = (x.cuda().requires_grad_() for x in flat[:3])
     layout = RaggedLayout.from_offsets(layout_of(lengths).offsets.long(), "cuda")
-    mixed = BACKENDS["varlen"](q, k, v, layout, window)
+    mixed = BACKENDS[name](q, k, v, layout, window)
     gradients = torch.autograd.grad(mixed, (q, k, v), flat[3].cuda())
     exact_in = [x.double().requires_grad_() for x in flat[:3]]
     exact = in_float64(*exact_in, lengths, window)

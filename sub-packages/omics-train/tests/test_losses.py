@@ -42,7 +42,7 @@ def run(losses, num_cells=6, tokens=None, **options):
     ready = batch.to("cpu")
     with torch.no_grad():
         output = objective.forward(model, ready)
-    sums = {t.name: float(t.total(output, ready)) for t in objective.terms}
+        sums = {t.name: float(t.total(output, ready)) for t in objective.terms}
     return tokens, batch, output, sums
 
 
@@ -156,7 +156,7 @@ def test_masked_mse_is_over_the_hidden_tokens():
 def test_masked_cross_entropy_of_gene_ids():
     losses = [LossConfig(name="cross_entropy", field_name="genes")]
     _, batch, output, sums = run(losses, masked=(GENES,))
-    scores = output.fields["genes_token_scores"].log_softmax(-1).detach().numpy()
+    scores = output.scored["genes_token_scores"].scores().log_softmax(-1).detach().numpy()
     truth = batch.questions["genes"].values
     expected = -scores[np.arange(len(truth)), truth].sum()
     assert sums["genes_masked_cross_entropy"] == pytest.approx(float(expected), rel=1e-5)
@@ -358,12 +358,13 @@ def test_a_step_waits_for_nothing_on_the_device():
     batches = [objective.prepare(each, epoch=0) for each in tokens]
     for batch in batches:
         fill_totals([batch])
-    ready = [batch.to("cuda") for batch in batches]
     objective = objective.to("cuda")
-    training_step(model, ready[0], objective)[0].backward()  # Sets up what is set up once.
+    training_step(model, batches[0].to("cuda"), objective)[
+        0
+    ].backward()  # Sets up what is set up once.
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training_step(model, ready[1], objective)[0].backward()
+        training_step(model, batches[1].to("cuda"), objective)[0].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -85,3 +85,9 @@ def test_lower_layers_learn_more_slowly():
 def test_betas_and_epsilon_are_those_of_the_configuration():
     optimizer = build_optimizer(model(), TrainerConfig(betas=[0.8, 0.99], eps=1e-6))
     assert all(g["betas"] == (0.8, 0.99) and g["eps"] == 1e-6 for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("16-mixed", False)])
+def test_scaled_gradients_are_clipped_before_a_step_that_is_not_fused(precision, fused):
+    optimizer = build_optimizer(model(), TrainerConfig(precision=precision))
+    assert all(group["fused"] is fused for group in optimizer.param_groups)

@@ -359,7 +359,6 @@ def test_reference_fault_11_settings_that_nothing_reads_are_refused(atlas, pretr
     for idle, message in (
         ("embedding.layer=0", "embedding is read by the task predict"),
         ("output.formats=[csv]", "output is read by the task predict"),
-        ("data_module.batch_tokens=100", "a training has data_module.batch_size"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_tasks(compose("pretrain", [*settings, idle]), tmp_path / "r")

@@ -206,7 +206,7 @@ def test_settings_that_cannot_work_are_refused(atlas, tmp_path, overrides, messa
     [
         (["trainer.learning_rate=0.5"], r"trainer\.learning_rate was \S+ and is 0\.5"),
         (["model.hidden_size=32", "seed=3"], r"model\.hidden_size was 16 and is 32; seed was 0"),
-        (["data_module.batch_size=10"], r"were 20 and are 10"),
+        (["data_module.batch_size=10"], r"had 20 cells and has 10"),
         (["trainer.max_epochs=3"], "begun for 14 steps and would now have 21.*constant, or wsd"),
         (["trainer.curriculum=[{max_epochs: 1, max_length: 9}]"], "trainer.curriculum"),
     ],

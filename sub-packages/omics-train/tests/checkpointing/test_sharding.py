@@ -29,6 +29,8 @@ PLAIN = ["model.dropout=0", "trainer.eps=1e-3", "trainer.gradient_clip_norm=0.5"
 SHARES = ["trainer.devices=2", "trainer.strategy=fsdp", "data_module.batch_size=10"]
 # A validation after each step, in which the processes hear that one of them was asked to stop.
 HARD = [*SHARES, "model.dropout=0.2", "trainer.val_check_interval=0.25", "trainer.max_epochs=1"]
+TOKENS = ["data_module.batch_size=null", "data_module.batch_tokens=150", "trainer.max_steps=2"]
+TOKENS += [*PLAIN, *SHARES[:2], "model.num_layers=1", "trainer.attention_backend=dense"]
 HARD += ["trainer.accumulate_grad_batches=2", "data_module.batch_size=10"]
 
 
@@ -77,7 +79,7 @@ def _runs(rank, port, folder, configs, results):
         patched.setattr(lightning_module, "training_step", recorded)
         train(configs["shares"], folder / "shares")
         results[rank, "seen"] = list(seen)
-    for name in ("copies", "half", "whole", "begun"):
+    for name in ("copies", "half", "whole", "begun", "tokens", "compiled"):
         train(configs[name], folder / name)
     with pytest.MonkeyPatch.context() as stopping:
         if rank == 1:
@@ -110,6 +112,8 @@ def both(atlas, odd, tmp_path_factory):
         "shares": [*PLAIN, *SHARES],
         "copies": [*PLAIN, *SHARES, "trainer.strategy=ddp"],
         "half": [*PLAIN, *SHARES, "trainer.precision=bf16-mixed", "trainer.max_steps=4"],
+        "tokens": [*TOKENS, "trainer.strategy=ddp"],
+        "compiled": [*TOKENS, "trainer.compile=true"],
         "whole": HARD,
         "pieces": HARD,
         "begun": [*PLAIN, *SHARES, "trainer.max_steps=4"],
@@ -188,6 +192,11 @@ def test_half_precision_computes_with_shares(both):
     state = newest_checkpoint(both.folder / "half").tensors(OPTIMIZER)
     assert {each.dtype for each in state.values()} == {torch.float32}
     assert all(bool(torch.isfinite(each).all()) for each in state.values())
+
+
+def test_compiled_blocks_may_be_in_shares(both):
+    """With batches of tokens, filled up to one shape."""
+    assert_alike(both.folder / "compiled", both.folder / "tokens")
 
 
 def test_a_gradient_that_is_not_finite_in_one_process_is_seen_by_all(both):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omics.models.bundle import Bundle, CorruptBundleError
     from omics.models.bundle_card import model_card
     from omics.models.gene_embedding import GeneEmbedding, embed_genes
+    from omics.models.hf_attention import register_attention
     from omics.models.inference import (
         GeneVectors,
         InferenceBatch,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from omics.models.model import OmicsModel
     from omics.models.model_config import ModelConfig, OmicsConfig
-    from omics.models.outputs import ModelOutput
+    from omics.models.outputs import ModelOutput, ScoreRows
     from omics.models.published.catalogue import CatalogueRow, catalogue
     from omics.models.published.checkpoint_conversion import (
         convert_checkpoint,
@@ -52,6 +53,7 @@ __all__ = [
     "OmicsModel",
     "RaggedLayout",
     "Readout",
+    "ScoreRows",
     "UnsafeCheckpointError",
     "catalogue",
     "convert_checkpoint",
@@ -60,6 +62,7 @@ __all__ = [
     "export_checkpoint",
     "field_outputs",
     "model_card",
+    "register_attention",
     "run_cells",
     "run_tokens",
     "token_batches",
@@ -80,6 +83,7 @@ _MODULE_OF = {
     "OmicsModel": "model",
     "RaggedLayout": "ragged_layout",
     "Readout": "readout",
+    "ScoreRows": "outputs",
     "UnsafeCheckpointError": "published.pickle_values",
     "catalogue": "published.catalogue",
     "convert_checkpoint": "published.checkpoint_conversion",
@@ -88,6 +92,7 @@ _MODULE_OF = {
     "export_checkpoint": "published.checkpoint_conversion",
     "field_outputs": "inference",
     "model_card": "bundle_card",
+    "register_attention": "hf_attention",
     "run_cells": "inference",
     "run_tokens": "inference",
     "token_batches": "inference",

@@ -4,6 +4,8 @@
 - `varlen`: torch's own variable-length FlashAttention (Dao 2023), one call for all cells; CUDA, in
   bfloat16 or float16.
 - `padded`: cells side by side in a rectangle; what a GPU does fastest in float32.
+- `flex`: torch's FlexAttention with a mask by blocks; CUDA in every type, compiled at its first call;
+  on a CPU without gradients, for tests.
 - `dense`: one call with a T x T block mask; the oracle of the tests.
 - `auto`: `varlen` where it can run, else `padded` on a GPU and `loop` on a CPU.
 - With a window a token sees those at most so far away in its cell.
@@ -13,22 +15,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omics.data.errors import UsageError
+from omics.data.errors import UsageError, nearest
 from omics.models.ragged_layout import RaggedLayout
 
 Backend = Callable[[Tensor, Tensor, Tensor, RaggedLayout, int | None], Tensor]
 CellAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_cells(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, attend: CellAttention
 ) -> Tensor:
-    """Run an attention of one cell over all cells.
+    """Run an attention of one cell over all cells; compiled code calls it as it is.
 
     Args:
         q_THD: queries.
@@ -197,6 +202,62 @@ def varlen(
     return mixed
 
 
+def flex(
+    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+) -> Tensor:
+    """Attend by FlexAttention (Dong et al. 2024), which leaves out blocks that no cell crosses.
+
+    Args:
+        q_THD: queries.
+        k_THD: keys.
+        v_THD: values.
+        layout: of the batch.
+        window: how far a token sees; None for its whole cell.
+
+    Returns:
+        [T, H, D].
+
+    Raises:
+        UsageError: a gradient on a CPU, where torch has none.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    inputs = (q_THD, k_THD, v_THD)
+    if not q_THD.is_cuda and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        raise UsageError(
+            "The attention backend 'flex' has no gradient on a CPU. Use 'auto', 'loop' or 'padded'."
+        )
+    if not len(q_THD):
+        return torch.zeros_like(q_THD)
+    if window not in layout.masks:
+        cell, position = layout.cell, layout.position
+
+        def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = cell[query] == cell[key]
+            return same if window is None else same & _near(position[query], position[key], window)
+
+        size = len(q_THD)
+        layout.masks[window] = create_block_mask(
+            sees, None, None, size, size, device=q_THD.device.type
+        )
+    kernel: Any = flex_attention
+    attend = _compiled_flex() if q_THD.is_cuda else kernel
+    q, k, v = (x.transpose(0, 1)[None] for x in inputs)
+    mixed: Tensor = attend(q, k, v, block_mask=layout.masks[window])
+    return mixed[0].transpose(0, 1)
+
+
+def _near(one: Tensor, other: Tensor, window: int) -> Tensor:
+    return (one - other).abs() <= window
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
 def auto(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
 ) -> Tensor:
@@ -227,5 +288,20 @@ BACKENDS: dict[str, Backend] = {
     "loop": loop,
     "varlen": varlen,
     "padded": padded,
+    "flex": flex,
     "dense": dense,
 }
+
+
+def backend_of(name: str) -> Backend:
+    """Return a backend by its name.
+
+    Args:
+        name: a key of `BACKENDS`.
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"There is no attention backend {name!r}.{nearest(name, list(BACKENDS))}")
+    return BACKENDS[name]

@@ -10,18 +10,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omics.models.attention import BACKENDS
+from omics.models.attention import backend_of
 from omics.models.favor_attention import FavorAttention
 from omics.models.nystrom_attention import NystromAttention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
     from omics.models.model_config import ModelConfig
     from omics.models.ragged_layout import RaggedLayout
@@ -79,7 +79,7 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.glu = config.glu
         self.activation = ACTIVATIONS[config.activation]
-        self.backend = BACKENDS[backend]
+        self.backend = backend_of(backend)
         self.window = config.window_of(layer)
         skipped = self.pre_norm and layer == 0 and not config.first_norm
         self.attention_norm = nn.Identity() if skipped else make_norm(config)
@@ -136,7 +136,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks."""
+    """A stack of blocks.
+
+    Attributes:
+        compiled: the blocks as machine code, which are run in their place; None for the blocks.
+    """
 
     def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
@@ -144,6 +148,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(
             Block(config, layer, backend) for layer in range(config.num_layers)
         )
+        self.compiled: list[Callable[..., Tensor]] | None = None
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.thetas: list[float | None] = [None] * config.num_layers
         if config.positions == "rope":
@@ -154,6 +159,19 @@ class Encoder(nn.Module):
                 config.rope_theta if config.window_of(layer) is None else local
                 for layer in range(config.num_layers)
             ]
+
+    def use_backend(self, name: str) -> None:
+        """Choose how softmax attention is computed from now on.
+
+        Args:
+            name: a key of `attention.BACKENDS`.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            layer.backend = backend_of(name)
 
     def forward(
         self, x_Td: Tensor, layout: RaggedLayout, *, kept: Collection[int] = ()
@@ -171,7 +189,8 @@ class Encoder(nn.Module):
             for theta in {theta for theta in self.thetas if theta is not None}
         }
         layers = {0: x_Td} if 0 in kept else {}
-        for number, (layer, theta) in enumerate(zip(self.layers, self.thetas, strict=True), 1):
+        blocks: Iterable[Any] = self.layers if self.compiled is None else self.compiled
+        for number, (layer, theta) in enumerate(zip(blocks, self.thetas, strict=True), 1):
             x_Td = layer(x_Td, layout, None if theta is None else tables[theta])
             if number in kept:
                 layers[number] = x_Td

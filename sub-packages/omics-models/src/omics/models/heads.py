@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omics.models.encoder import ACTIVATIONS
+from omics.models.outputs import ScoreRows
 
 if TYPE_CHECKING:
     from omics.models.model_config import FieldHeadConfig, LabelHeadConfig, ModelConfig, WcedConfig
@@ -67,8 +68,8 @@ class FieldHead(nn.Module):
     def __init__(self, config: ModelConfig, head: FieldHeadConfig) -> None:
         super().__init__()
         d = config.hidden_size
-        is_scores = head.kind == "token_scores"
-        width = config.field(head.field).vocabulary_size if is_scores else 1
+        self.is_scores = head.kind == "token_scores"
+        width = config.field(head.field).vocabulary_size if self.is_scores else 1
         own = config.field_transform == "own"
         self.transform: nn.Module = OwnTransform(d) if own else nn.Identity()
         self.decoder: nn.Linear | None = None
@@ -85,11 +86,29 @@ class FieldHead(nn.Module):
             hidden_Kd: chosen rows of the hidden states, behind the shared transform if there is one.
             table_Vd: of a tied head: the input table of its field.
         """
-        transformed = self.transform(hidden_Kd)
-        if self.decoder is None:
-            assert table_Vd is not None
-            return F.linear(transformed, table_Vd, self.bias)
-        return self.decoder(transformed)
+        if self.decoder is not None:
+            decoded: Tensor = self.decoder(self.transform(hidden_Kd))
+            return decoded
+        return self.score_rows(hidden_Kd, table_Vd).scores()
+
+    @property
+    def scores_in_parts(self) -> bool:
+        """Whether the output is a score of every id, by a layer that is nothing but its weights."""
+        return self.is_scores and type(self.decoder) in (nn.Linear, type(None))
+
+    def score_rows(self, hidden_Kd: Tensor, table_Vd: Tensor | None = None) -> ScoreRows:
+        """Return what the last layer makes the output of.
+
+        Args:
+            hidden_Kd: see `forward`.
+            table_Vd: see `forward`.
+        """
+        weight, bias = table_Vd, self.bias
+        if self.decoder is not None:
+            weight, bias = self.decoder.weight, self.decoder.bias
+        assert weight is not None
+        assert bias is not None
+        return ScoreRows(self.transform(hidden_Kd), weight, bias)
 
 
 class MvcHead(nn.Module):

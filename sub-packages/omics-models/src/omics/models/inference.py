@@ -20,13 +20,14 @@ import torch
 
 from omics.data.errors import ConfigError, InputDataError, UsageError, nearest
 from omics.data.loading.loader import Loader
+from omics.models.filler_cells import with_filler
 from omics.models.ragged_layout import RaggedLayout
 from omics.models.readout import Readout, gene_layer, states_of
 from omics.models.token_packing import packed
 from omics.tokenizers import TokenBatch, bind_store, reads_cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from omics.data import CellBatch, CellStore
     from omics.models.bundle import Bundle
@@ -423,24 +424,11 @@ def _numpy(values: torch.Tensor) -> Array:
 
 def _fill(batch: TokenBatch, model: OmicsModel) -> TokenBatch:
     """Return the batch with filler cells behind it, so that few cells compute as many do."""
-    extra_tokens = max(0, MIN_TOKENS - batch.num_tokens)
     # A filler cell must not be longer than a table of learned positions, either.
     config = model.model_config
-    longest = config.max_positions if config.positions == "learned" else MIN_TOKENS
-    extra_rows = max(-(-extra_tokens // longest), MIN_ROWS - len(batch))
-    if extra_rows <= 0:
-        return batch
-    fields = {}
-    for spec in config.fields:
-        values = batch.fields[spec.name]
-        # Any valid token does: 0 is an id of every vocabulary, and -1 stands for it among values.
-        filler = np.full(extra_tokens, 0 if spec.encoder == "embedding" else -1, values.dtype)
-        fields[spec.name] = np.concatenate([values, filler])
-    lengths = longest * np.arange(1, extra_rows + 1, dtype=np.int64)
-    ends = batch.num_tokens + np.minimum(lengths, extra_tokens)
-    offsets: Sequence[Array] = (batch.offsets, ends)
-    return TokenBatch(
-        fields=fields,
-        offsets=np.concatenate(offsets),
-        rows=np.concatenate([batch.rows, np.full(extra_rows, -1, np.int64)]),
+    return with_filler(
+        batch,
+        num_tokens=max(MIN_TOKENS, batch.num_tokens),
+        num_cells=MIN_ROWS,
+        longest=config.max_positions if config.positions == "learned" else MIN_TOKENS,
     )

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         layout: RaggedLayout | None = None,
         *,
         field_tokens: Mapping[str, Tensor] | None = None,
+        scores_later: bool = False,
         wced: Collection[str] = (),
         wced_genes: Tensor | None = None,
         layers: Collection[int] = (),
@@ -116,8 +117,11 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
 
         Args:
             batch: torch tensors on the model's device.
-            layout: of the batch, made before it left the host; None makes it here.
+            layout: of the batch, made before it left the host; None makes it here. Its filler cells
+                have hidden states and nothing else.
             field_tokens: `{head name: int64 [K]}`, flat positions each field head reads.
+            scores_later: leave the scores of token ids to the caller, in `scored` in place of
+                `fields`.
             wced: fields whose whole-cell decoder is run.
             wced_genes: int64, token ids that the decoders are run for; None for all.
             layers: layers whose hidden states are kept: 0 for the inputs, k for the k-th block.
@@ -134,17 +138,29 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         else:
             entering = self.embedding.finish(inputs, layout)
         hidden, kept = self.encoder(entering, layout, kept=layers)
-        pooled = self.pool(hidden, layout)
+        cells = slice(layout.num_cells)
+        pooled = self.pool(hidden, layout)[cells]
         output = ModelOutput(hidden=hidden, pooled=pooled, layers=kept)
         for name, tokens in (field_tokens or {}).items():
-            output.fields[name] = self._field_output(name, tokens, batch, output, layout)
+            head: Any = self.field_heads[name]
+            if isinstance(head, MvcHead):
+                genes = self.model_config.gene_field
+                vectors = self.embedding.fields[genes](batch.fields[genes][tokens])
+                output.fields[name] = head(vectors, pooled[layout.cell[tokens]])
+                continue
+            table = self.embedding.fields[self.tied[name]].weight if name in self.tied else None
+            rows = self.field_transform(hidden[tokens])
+            if scores_later and head.scores_in_parts:
+                output.scored[name] = head.score_rows(rows, table)
+            else:
+                output.fields[name] = head(rows, table)
         for name in wced:
             rows = pooled
             if self.wced_reads[name] == "first_token":
-                rows = self.field_transform(first_token(hidden, layout))
+                rows = self.field_transform(first_token(hidden, layout)[cells])
             output.wced[name] = self.wced_heads[name](rows, wced_genes)
         for label, head in zip(self.model_config.labels, self.label_heads, strict=True):
-            rows = pooled if label.token is None else token(hidden, layout, label.token)
+            rows = pooled if label.token is None else token(hidden, layout, label.token)[cells]
             output.labels[label.name] = head(rows)
         return output
 
@@ -162,24 +178,6 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             pool(self.model_config.pooling, hidden_Td, layout, self.pooler)
         )
         return rows
-
-    def _field_output(
-        self,
-        name: str,
-        tokens: Tensor,
-        batch: TokenBatch,
-        output: ModelOutput,
-        layout: RaggedLayout,
-    ) -> Tensor:
-        head = self.field_heads[name]
-        if isinstance(head, MvcHead):
-            genes = self.model_config.gene_field
-            vectors = self.embedding.fields[genes](batch.fields[genes][tokens])
-            return head(vectors, output.pooled[layout.cell[tokens]])
-        rows = self.field_transform(output.hidden[tokens])
-        if name in self.tied:
-            return head(rows, self.embedding.fields[self.tied[name]].weight)
-        return head(rows)
 
     def load_matching(self, state: Mapping[str, Tensor]) -> list[str]:
         """Copy weights of the same name and shape from another model's state.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.tokenizers.device_copies import on_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -80,10 +82,9 @@ class TokenBatch:
         Args:
             device: where the tensors go; copies to another device do not block.
         """
-        import torch
 
         def convert(values: Values) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+            return on_device(values, device)
 
         return TokenBatch(
             fields={name: convert(values) for name, values in self.fields.items()},

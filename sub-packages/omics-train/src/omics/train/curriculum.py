@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import ConfigError
-from omics.data.loading.loader import DEFAULT_BATCH_SIZE
 from omics.data.transforms import FirstGenes, TopGenes, check_transforms
 from omics.data.transforms.transform_registry import ORDERS
 
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
 
     from omics.data.transforms import Transform
     from omics.train.run_config import DataConfig, TrainerConfig
+    from omics.train.token_budget import TokenBudget
+
+
+DEFAULT_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +26,15 @@ class Stage:
 
     Attributes:
         max_epochs: passes that it lasts.
-        batch_size: cells per micro-batch.
+        batch_size: cells per micro-batch; None where tokens are counted.
+        budget: of tokens per micro-batch; None where cells are counted.
         steps: transforms of training.
     """
 
     max_epochs: int
-    batch_size: int
+    batch_size: int | None
     steps: Sequence[Transform]
+    budget: TokenBudget | None = None
 
 
 def stages(
@@ -54,6 +59,11 @@ def stages(
             value = getattr(stage, key)
             if value is not None and value < 1:
                 raise ConfigError(f"{where}.{key} is {value}; it must be at least 1.")
+        if stage.batch_size is not None and data.batch_tokens is not None:
+            raise ConfigError(
+                f"{where}.batch_size counts cells, and data_module.batch_tokens counts tokens. Leave "
+                "one of them out."
+            )
         if stage.batch_size is None and stage.max_length is None:
             raise ConfigError(f"{where} changes nothing: give batch_size, max_length or both.")
         left -= stage.max_epochs
@@ -77,13 +87,24 @@ def stages(
     return found
 
 
-def batch_size(data: DataConfig) -> int:
-    """Return the cells of a micro-batch of training.
+def batch_size(data: DataConfig) -> int | None:
+    """Return the cells of a micro-batch of training; None where tokens are counted.
 
     Args:
         data: of the configuration.
+
+    Raises:
+        ConfigError: cells and tokens are both given.
     """
-    return DEFAULT_BATCH_SIZE if data.batch_size is None else data.batch_size
+    if data.batch_tokens is None:
+        return DEFAULT_BATCH_SIZE if data.batch_size is None else data.batch_size
+    if data.batch_size is not None:
+        raise ConfigError(
+            f"data_module.batch_size is {data.batch_size} cells and data_module.batch_tokens "
+            f"{data.batch_tokens} tokens; a micro-batch of training has one limit. Set the other to "
+            "null."
+        )
+    return None
 
 
 def _shortened(steps: Sequence[Transform], max_genes: int) -> list[Transform]:

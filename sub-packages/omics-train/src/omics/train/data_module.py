@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from omics.tokenizers import BoundTokenizer
     from omics.train.batch_window import Array
     from omics.train.objective import Objective
-    from omics.train.training_batch import TrainingBatch
+    from omics.train.training_batch import FixedShape, TrainingBatch
 
 # Cells as the loader gives them and the epoch, to cells with the targets that losses ask for.
 Completion = Callable[["CellBatch", int], "CellBatch"]
@@ -31,11 +31,13 @@ class Epochs:
         number: of epochs; None for all that follow.
         loader: of cells, this process's share.
         complete: what happens to cells before they become tokens; None for nothing.
+        shape: that batches are filled up to on the device; None for their own.
     """
 
     number: int | None
     loader: Loader
     complete: Completion | None = None
+    shape: FixedShape | None = None
 
 
 @dataclass(kw_only=True)
@@ -67,7 +69,7 @@ class TrainingBatches:
     def __len__(self) -> int:
         """Return the steps of the next pass, with those that were taken before it was left."""
         loader = self._stage(self.epoch + 1).loader
-        left = loader.batches_left if self._steps_before else len(loader)
+        left = loader.batches_left if self._steps_before else loader.num_batches(self.epoch + 1)
         return self._steps_before + -(-left // self.window)
 
     @property
@@ -81,7 +83,8 @@ class TrainingBatches:
         Args:
             num_epochs: passes.
         """
-        return sum(-(-len(self._stage(epoch).loader) // self.window) for epoch in range(num_epochs))
+        numbers = (self._stage(epoch).loader.num_batches(epoch) for epoch in range(num_epochs))
+        return sum(-(-number // self.window) for number in numbers)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass; without it that is the one after the last.
@@ -126,6 +129,9 @@ class TrainingBatches:
             position = stage.loader.state_dict()
             pieces = self.pieces
             batches = [self._prepared(part, epoch) for each in cells for part in _cut(each, pieces)]
+            if pieces == 1:
+                for batch in batches:
+                    batch.shape = stage.shape
             stops = fill_totals(batches, world_size=self.world_size, wants_stop=self.wants_stop())
             yield Window(
                 batches=batches,
@@ -202,7 +208,9 @@ class ValidationBatches:
         complete = self.cells.complete
         for cells in self.cells.loader:
             tokens = self.tokenizer.encode(cells if complete is None else complete(cells, 0))
-            yield self.objective.prepare(tokens, epoch=0, training=False)
+            batch = self.objective.prepare(tokens, epoch=0, training=False)
+            batch.shape = self.cells.shape
+            yield batch
 
 
 def _cut(cells: CellBatch, pieces: int) -> list[CellBatch]:

@@ -23,7 +23,8 @@ from omics.train.checkpointing.checkpoint_folder import (
 )
 from omics.train.checkpointing.loop_counters import set_counters
 from omics.train.checkpointing.run_state import Progress, restore_results
-from omics.train.checkpointing.same_configuration import cells_per_step, plain
+from omics.train.checkpointing.same_configuration import plain, size_of_step
+from omics.train.compiled_blocks import blocks_in_training
 from omics.train.early_stopping import EarlyStopping, ValidationWatch
 from omics.train.finite_watch import NonFiniteError
 from omics.train.history import HISTORY
@@ -40,7 +41,7 @@ from omics.train.sharding import FSDP, whole_tensors
 from omics.train.stop_signals import StopSignals
 from omics.train.throughput import THROUGHPUT, ThroughputMeter
 from omics.train.tracking.run_trackers import RunTrackers, tracked
-from omics.train.trainer_settings import tf32, validation_interval
+from omics.train.trainer_settings import compiles, tf32, validation_interval
 from omics.train.training_curves import write_curves
 from omics.train.training_step import training_step
 from omics.train.validation_files import write_validation_files
@@ -212,8 +213,7 @@ class _Attempt:
                 max_steps=-1 if settings.max_steps is None else settings.max_steps,
                 accelerator=settings.accelerator,
                 precision=settings.precision,
-                # Stages of a curriculum have epochs of their own length.
-                reload_dataloaders_every_n_epochs=1 if settings.curriculum else 0,
+                reload_dataloaders_every_n_epochs=1 if self._epochs_differ() else 0,
                 val_check_interval=validation_interval(settings),
                 callbacks=[*([] if stopping is None else [stopping]), *callbacks],
                 logger=False,
@@ -236,7 +236,14 @@ class _Attempt:
                     steps_of_epoch=where.steps_of_epoch,
                     validation_due=where.validation_due,
                 )
-            with interrupts_as_usual(trainer):
+            with (
+                interrupts_as_usual(trainer),
+                blocks_in_training(
+                    self.module.model,
+                    backend=settings.attention_backend,
+                    compiled=compiles(self.config),
+                ),
+            ):
                 trainer.fit(
                     self.module,
                     train_dataloaders=self.training.batches,
@@ -282,10 +289,15 @@ class _Attempt:
             return None
         return RunTrackers(self.config, self.folder, meter=meter, start=self.start)
 
+    def _epochs_differ(self) -> bool:
+        """Return whether epochs have lengths of their own: stages, or batches of tokens."""
+        is_counted = self.config.data_module.batch_tokens is None
+        return bool(self.config.trainer.curriculum) or not is_counted
+
     def _facts(self) -> dict[str, Any]:
         return {
             "num_steps": self.steps,
-            "cells_per_step": cells_per_step(self.config),
+            "size_of_step": size_of_step(self.config),
             "reversal": sorted(set(self.training.reversal.values())),
             "config": plain(self.config),
             "versions": versions(),

@@ -59,15 +59,17 @@ MOST_SKIPPED = 20
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hide three notices that no user can act on, and nothing else.
+    """Hide four notices that no user can act on, and nothing else.
 
     Lightning's own use of a deprecated torch class; that a run without a split has no validation
-    cells; that outputs of a model in shares must not be changed in place, which no loss does.
+    cells; that outputs of a model in shares must not be changed in place, which no loss does; that
+    the compiler looks at the gradient of a gathered weight.
     """
     hidden = (
         r".*LeafSpec.* is deprecated",
         r".*have no `val_dataloader`",
         r"FSDP2-wrapped module .* returned a view",
+        r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
     )
     with warnings.catch_warnings():
         for message in hidden:

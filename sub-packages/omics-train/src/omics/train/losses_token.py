@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from omics.models.predicted_values import predicted_values
+from omics.train.chunked_scores import summed_loss
 from omics.train.losses import Examples, Term
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ class TokenLoss(Term):
 
     def total(self, output: ModelOutput, batch: TrainingBatch) -> Tensor:
         """Return the sum of the losses."""
+        truth = batch.questions[self.field].values
+        if self.heads[0] in output.scored:
+            return summed_loss(output.scored[self.heads[0]], truth, self._losses_of_scores)
         outputs = [self._output(name, output) for name in self.heads]
         if self.token_values is not None:
             outputs.append(self.token_values)
-        truth = batch.questions[self.field].values
         losses = self.row.formula(tuple(outputs), truth, self.options)
         if self.options.ignore_zero:
             losses = losses.masked_fill(truth == 0, 0.0)
@@ -73,6 +76,12 @@ class TokenLoss(Term):
         truth = asked.values == 0 if self.about == "zeros" else asked.values.long()
         return Examples(predicted=predicted, truth=truth, genes=asked.genes)
 
+    def _losses_of_scores(self, scores: Tensor, truth: Tensor) -> Tensor:
+        values = () if self.token_values is None else (self.token_values,)
+        return self.row.formula((scores, *values), truth, self.options)
+
     def _output(self, head: str, output: ModelOutput) -> Tensor:
+        if head in output.scored:
+            return output.scored[head].scores()
         values = output.fields[head]
         return values if self.about == "tokens" else values[:, 0]

@@ -227,6 +227,7 @@ class Objective:
             batch.tokens,
             batch.layout,
             field_tokens=tokens,
+            scores_later=True,
             wced=tuple(spec.name for spec in self.decoded_fields),
             wced_genes=self.decoded,
         )

@@ -103,11 +103,14 @@ class DataConfig:
         validation_split: name of the validation cells.
         predict_split: the cells that `test`, `predict` and `interpret` read; null means `test`
             (test) or all.
-        batch_size: cells per micro-batch of a training; null takes 32. Of `test` and `predict`,
-            the most cells at once; null sets no limit but that of the tokens.
-        batch_tokens: of `test`, `predict` and `interpret`: the most tokens at once (a longer cell is
-            run alone); null takes what suits the task and the device. No number of `test` and
-            `predict` depends on it.
+        batch_size: cells per micro-batch of a training; null takes 16, or what `batch_tokens` says.
+            Of `test` and `predict`, the most cells at once; null sets no limit but that of the
+            tokens.
+        batch_tokens: tokens per micro-batch of a training, in place of `batch_size`: steps that all
+            cost the same, and one shape for compiled code. Cells are moved a little within the
+            order to fill it to at least 98 %. Of `test`, `predict` and `interpret`: the most tokens
+            at once (a longer cell is run alone); null takes what suits the task and the device. No
+            number of `test` and `predict` depends on it.
         order: of the training cells: `random`, `block` (for data larger than memory), `auto`,
             `sequential`, `class_balanced:COLUMN` or `weighted:COLUMN`, with a column of obs.
         transforms: preprocessing, from counts to model input, in order; null takes that of the
@@ -408,6 +411,10 @@ class TrainerConfig:
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
         lora: adapters in place of the encoder's weights; needs the extra `lora`.
+        attention_backend: how softmax attention is computed: `auto` (what is fastest on the device),
+            `loop`, `padded`, `varlen`, `flex` or `dense`; nothing of it is kept in the bundle.
+        compile: make machine code of every block (`torch.compile`), for batches of one shape: needs
+            `data_module.batch_tokens`. Null does on CUDA where that is given.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
             leaves torch as it is.
         trackers: who is told the numbers of the run beside its CSV files: any of `tensorboard`, and of
@@ -443,6 +450,8 @@ class TrainerConfig:
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    attention_backend: str = "auto"
+    compile: bool | None = None
     tf32_mode: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     project: str = "omics"

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from omics.train.benchmarking.machine_ceilings import product_tflops
 from omics.train.flops import Memory, datasheet_tflops, training_flops, training_memory
 from omics.train.sharding import FSDP
 from omics.train.throughput import workload
+from omics.train.trainer_settings import uses_cuda
 
 if TYPE_CHECKING:
     from omics.train.run_config import RunConfig
@@ -96,7 +98,7 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
         steps: optimiser steps of the whole run.
     """
     settings, model, batches = config.trainer, training.model, training.batches
-    wants_cuda = settings.accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available()
+    wants_cuda = uses_cuda(settings)
     device = "cuda" if wants_cuda else "cpu"
     is_half = not settings.precision.startswith("32")
     kind = torch.bfloat16 if is_half else torch.float32
@@ -109,20 +111,24 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
     sizes = model.model_config
     flops = training_flops(sizes, work)
     sampled = len(rows)
+    tokens_per_cell = float(work.lengths.mean())
+    cells = loader.batch_size
+    if cells is None:
+        cells = math.ceil((config.data_module.batch_tokens or 0) / max(tokens_per_cell, 1))
     memory = training_memory(
         sizes, work, parameters=parameters, trained=trained, value_bytes=2 if is_half else 4
-    ).of_cells(loader.batch_size or sampled, sampled)
+    ).of_cells(cells, sampled)
     if settings.strategy == FSDP:
         memory = memory.in_shares(settings.devices * settings.num_nodes)
     return RunPlan(
         parameters=parameters,
         trained=trained,
         sampled=sampled,
-        tokens_per_cell=float(work.lengths.mean()),
+        tokens_per_cell=tokens_per_cell,
         flops_per_cell=flops / sampled,
         memory=memory,
         steps=steps,
-        cells_per_epoch=len(loader) * (loader.batch_size or sampled),
+        cells_per_epoch=loader.num_rows // loader.world_size,
         measured_tflops=product_tflops(kind, device=device, size=_PRODUCT_SIZE[device]),
         datasheet=datasheet_tflops(torch.cuda.get_device_name())
         if wants_cuda and is_half

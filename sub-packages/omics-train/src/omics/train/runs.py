@@ -88,8 +88,3 @@ def _refuse_idle(config: RunConfig) -> None:
             f"hand_on says which weights a training hands on, and task is {config.task}. Leave it "
             "out; `checkpoint` names the bundle of a task by itself."
         )
-    if config.data_module.batch_tokens is not None and set(config.task) == {"train"}:
-        raise ConfigError(
-            "data_module.batch_tokens is read by test, predict and interpret; a training has "
-            "data_module.batch_size."
-        )

@@ -53,7 +53,8 @@ class Counted:
         seconds: of training alone.
         cells: of this process.
         tokens: real ones.
-        slots: rows of what the device computed with: more than tokens only where cells are padded.
+        slots: rows of what the device computed with: more than tokens where cells are padded, or
+            batches filled up to one shape.
         flops: useful operations.
     """
 
@@ -111,7 +112,8 @@ class ThroughputMeter:
             tokens = int(work.lengths.sum())
             self._now.cells += len(work.lengths)
             self._now.tokens += tokens
-            self._now.slots += longest * len(work.lengths) if self.is_padded else tokens
+            rows = tokens if batch.shape is None else batch.shape.filled(tokens)
+            self._now.slots += longest * len(work.lengths) if self.is_padded else rows
             self._now.flops += training_flops(self.config, work)
 
     def rates(self) -> dict[str, float]:

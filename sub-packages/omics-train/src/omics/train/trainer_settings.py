@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from omics.data.errors import ConfigError, nearest
+from omics.models.attention import BACKENDS
 from omics.train.metric_table import reported
 from omics.train.schedules import schedule
 from omics.train.sharding import check_strategy
@@ -41,6 +42,12 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     _check_tf32(trainer)
     check_trackers(trainer)
     check_strategy(config)
+    _check_backend(trainer)
+    if trainer.compile and config.data_module.batch_tokens is None:
+        raise ConfigError(
+            "trainer.compile needs batches of one shape: set data_module.batch_tokens and leave "
+            "data_module.batch_size out."
+        )
     for name in ("max_epochs", "accumulate_grad_batches", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and value < 1:
@@ -121,6 +128,25 @@ def _check_stopping(config: RunConfig, objective: Objective, *, validates: bool)
         )
 
 
+def uses_cuda(trainer: TrainerConfig) -> bool:
+    """Return whether a training runs on CUDA.
+
+    Args:
+        trainer: with its accelerator.
+    """
+    return trainer.accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available()
+
+
+def compiles(config: RunConfig) -> bool:
+    """Return whether blocks are compiled, and batches filled up to one shape.
+
+    Args:
+        config: of the run.
+    """
+    wanted, is_fixed = config.trainer.compile, config.data_module.batch_tokens is not None
+    return is_fixed and uses_cuda(config.trainer) if wanted is None else wanted
+
+
 def validation_interval(trainer: TrainerConfig) -> int | float:
     """Return the interval of validation as Lightning reads it: a share of an epoch, or steps.
 
@@ -156,6 +182,22 @@ def tf32(trainer: TrainerConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _check_backend(trainer: TrainerConfig) -> None:
+    name = trainer.attention_backend
+    if name not in BACKENDS:
+        raise ConfigError(f"trainer.attention_backend is {name!r}.{nearest(name, list(BACKENDS))}")
+    if name in ("varlen", "flex") and not uses_cuda(trainer):
+        raise ConfigError(
+            f"trainer.attention_backend={name} trains on CUDA alone, and this run does not. Use "
+            "auto, or set trainer.accelerator=cuda on a machine that has it."
+        )
+    if name == "varlen" and trainer.precision.startswith("32"):
+        raise ConfigError(
+            "trainer.attention_backend=varlen needs bfloat16 or float16: set "
+            "trainer.precision=bf16-mixed, or use auto."
+        )
 
 
 def _check_tf32(trainer: TrainerConfig) -> None:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from omics.models.filler_cells import with_filler
 from omics.models.ragged_layout import RaggedLayout
+from omics.tokenizers.device_copies import on_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from omics.tokenizers import TokenBatch
 
+_FEWEST_CELLS = 64
+_SHAPES = 8
 # numpy arrays before `to`, torch tensors after it, as in TokenBatch.
 Values = Any
 
@@ -70,6 +74,39 @@ class WholeCells:
     input: CellGenes | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedShape:
+    """A shape that does not depend on the batch, so that code is compiled once for it.
+
+    Attributes:
+        num_tokens: of every batch.
+        longest: tokens of a cell at most.
+    """
+
+    num_tokens: int
+    longest: int
+
+    def filled(self, num_tokens: int) -> int:
+        """Return the tokens of a filled batch.
+
+        Args:
+            num_tokens: of the batch.
+        """
+        step = -(-self.num_tokens // _SHAPES)
+        excess = max(0, num_tokens - self.num_tokens)
+        return self.num_tokens + -(-excess // step) * step
+
+    def fill(self, tokens: TokenBatch) -> TokenBatch:
+        """Return tokens with filler cells behind them; the number of cells is a power of two.
+
+        Args:
+            tokens: numpy tokens. What exceeds the shape is filled up to one of few larger ones.
+        """
+        num_tokens = self.filled(tokens.num_tokens)
+        num_cells = max(_FEWEST_CELLS, 1 << len(tokens).bit_length())
+        return with_filler(tokens, num_tokens=num_tokens, num_cells=num_cells, longest=self.longest)
+
+
 @dataclass(slots=True, kw_only=True)
 class TrainingBatch:
     """A micro-batch.
@@ -83,6 +120,7 @@ class TrainingBatch:
         totals: `{term: number}`, the same over all micro-batches and processes of the optimiser
             step; filled in by the window of the loader.
         scale: undoes the division by processes and micro-batches that the trainer will do.
+        shape: that the device sees the tokens in; None for their own.
         layout: of the tokens, None before `to`.
     """
 
@@ -93,6 +131,7 @@ class TrainingBatch:
     counts: dict[str, float] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
+    shape: FixedShape | None = None
     layout: RaggedLayout | None = None
 
     def to(self, device: torch.device | str) -> TrainingBatch:
@@ -103,13 +142,22 @@ class TrainingBatch:
         """
         if self.layout is not None:
             return self
+        tokens, longest = self.tokens, None
+        if self.shape is not None:
+            filled, longest = self.shape.fill(tokens), self.shape.longest
+            tokens = replace(filled, labels=tokens.labels)
         return replace(
             self,
-            tokens=self.tokens.to_torch(device),
+            tokens=tokens.to_torch(device),
             questions=_moved(self.questions, device),
             whole_cells=_moved(self.whole_cells, device),
             labelled=_moved(self.labelled, device),
-            layout=RaggedLayout.from_offsets(torch.from_numpy(self.tokens.offsets), device),
+            layout=RaggedLayout.from_offsets(
+                torch.from_numpy(tokens.offsets),
+                device,
+                longest=longest,
+                num_cells=len(self.tokens),
+            ),
         )
 
 
@@ -122,4 +170,4 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     if dataclasses.is_dataclass(value):
         parts = {f.name: _moved(getattr(value, f.name), device) for f in dataclasses.fields(value)}
         return replace(value, **parts)  # type: ignore[type-var]
-    return torch.from_numpy(value).to(device, non_blocking=True)
+    return on_device(value, device)

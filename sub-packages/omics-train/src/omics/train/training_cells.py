@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from omics.train.curriculum import Stage, batch_size, stages
 from omics.train.data_module import Completion, Epochs, TrainingBatches, ValidationBatches
 from omics.train.processes import Place
 from omics.train.target_cells import LABEL_EXPRESSION, denoised, keep_whole_cells
+from omics.train.token_budget import TokenBudget
+from omics.train.trainer_settings import compiles
+from omics.train.training_batch import FixedShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +43,7 @@ class TrainingCells:
         training_steps: steps of training.
         columns: of obs that batches bring along.
         pairing: `{train or validation: controls}` of perturbed cells; empty without pairs.
+        max_length: tokens that the tokenizer leaves a cell; None for no limit.
         is_thinned: whether training thins cells, so that they are compared with what they were.
         place: of this process among those that train together.
     """
@@ -50,6 +54,7 @@ class TrainingCells:
     training_steps: Sequence[Transform]
     columns: tuple[str, ...]
     pairing: dict[str, ControlPairing]
+    max_length: int | None
     is_thinned: bool
     place: Place
 
@@ -109,6 +114,7 @@ class TrainingCells:
             training_steps=steps,
             columns=columns,
             pairing=pairing,
+            max_length=getattr(source.tokenizer, "max_length", None),
             is_thinned=is_thinned,
             place=Place.of(config.trainer),
         )
@@ -143,16 +149,20 @@ class TrainingCells:
             objective: that prepares tokens.
         """
         data, trainer = self.config.data_module, self.config.trainer
+        num_special = tokenizer.num_special
+        found = [
+            replace(stage, budget=self._budget(reader, stage.steps, num_special))
+            for stage in stages(trainer, data, self.training_steps, num_special=num_special)
+        ]
         return TrainingBatches(
             epochs=[
                 Epochs(
                     number=stage.max_epochs,
                     loader=self._loader(reader, "train", data.order, stage, training=True),
                     complete=self._completion("train", stage.steps),
+                    shape=self._shape(stage.budget),
                 )
-                for stage in stages(
-                    trainer, data, self.training_steps, num_special=tokenizer.num_special
-                )
+                for stage in found
             ],
             tokenizer=tokenizer,
             objective=objective,
@@ -177,10 +187,12 @@ class TrainingCells:
             return None
         hides = objective.is_self_supervised
         stage = self._plain_stage(self.training_steps if hides else self.preprocessing)
+        budget = self._budget(reader, stage.steps, tokenizer.num_special)
+        stage = replace(stage, budget=budget)
         loader = self._loader(reader, "validation", "sequential", stage, training=hides)
         complete = self._completion("validation", stage.steps)
         return ValidationBatches(
-            cells=Epochs(number=None, loader=loader, complete=complete),
+            cells=Epochs(number=None, loader=loader, complete=complete, shape=self._shape(budget)),
             tokenizer=tokenizer,
             objective=objective,
         )
@@ -192,6 +204,37 @@ class TrainingCells:
             steps=self.preprocessing if steps is None else steps,
         )
 
+    def _budget(
+        self, reader: CellReader, steps: Sequence[Transform], num_special: int
+    ) -> TokenBudget | None:
+        """Return the budget of a micro-batch; None where cells are counted.
+
+        Raises:
+            ConfigError: see `TokenBudget.of`; or pairs, whose tokens are those of another cell.
+        """
+        num_tokens = self.config.data_module.batch_tokens
+        if num_tokens is None:
+            return None
+        if self.pairing:
+            raise ConfigError(
+                "data_module.batch_tokens counts the genes of cells, and with data_module.pairing "
+                "another cell is shown. Use data_module.batch_size."
+            )
+        return TokenBudget.of(
+            num_tokens,
+            steps,
+            lengths=reader.lengths[np.concatenate(list(self.rows.values()))],
+            num_special=num_special,
+            max_length=self.max_length,
+        )
+
+    def _shape(self, budget: TokenBudget | None) -> FixedShape | None:
+        """Return the shape that compiled code is made for; None for that of each batch."""
+        if budget is None or not compiles(self.config):
+            return None
+        num_tokens = budget.num_tokens + budget.headroom
+        return FixedShape(num_tokens=num_tokens, longest=budget.longest)
+
     def _loader(
         self,
         reader: CellReader,
@@ -202,12 +245,12 @@ class TrainingCells:
         training: bool,
         place: Place | None = None,
     ) -> Loader:
-        place = place or self.place
+        place, budget = place or self.place, stage.budget
         return Loader(
             reader,
             rows=self.rows[rows],
-            batch_size=stage.batch_size,
             order=order,
+            **({"batch_size": stage.batch_size} if budget is None else budget.of_loader),
             # Pairs run the steps themselves, on the control and on the perturbed cell.
             transforms=() if self.pairing else stage.steps,
             obs=self.columns,

@@ -1,16 +1,15 @@
-"""How the rows of an epoch are cut into batches: by a number of cells or by a budget of entries.
+"""How the rows of an epoch are cut into batches: by a number of cells or by a budget of tokens.
 
 - A global batch is one batch for each rank, one after the other in the epoch's order. A plan can
   begin at any row, so a run goes on from the rows it has consumed with other ranks or budgets.
 - All ranks make the same plan and have the same number of batches. The last global batch is shared
   out as evenly as possible: no rank goes without while another has two cells.
-- A budget is filled greedily in the order of the epoch; nothing is reordered to fill gaps, which
-  would make a cell's company depend on its length.
+- A budget is filled greedily in the order of the epoch; where gaps matter, that is a `PackedOrder`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -83,17 +82,31 @@ def plan_cells(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenBudget:
-    """A budget of entries per batch and rank, over cells of known lengths.
+    """A budget of tokens per batch and rank, over cells of known lengths.
+
+    Args:
+        lengths: int [cells of the store], entries of each cell.
 
     Attributes:
-        lengths: int32 [cells of the store], entries of each cell.
-        batch_tokens: entries that a batch may hold; a cell with more is a batch of its own.
+        batch_tokens: that a batch may hold; a cell with more is a batch of its own.
         max_cell_tokens: what one cell counts for at most; it counts for at least 1.
+        special_tokens: that each cell has beside those of its entries.
+        kept_share: of the entries, on average, where random transforms leave some out.
+        sizes: int32 [cells of the store], tokens that each cell counts for.
     """
 
-    lengths: Array
+    lengths: InitVar[Array]
     batch_tokens: int
     max_cell_tokens: int
+    special_tokens: int = 0
+    kept_share: float = 1.0
+    sizes: Array = field(init=False)
+
+    def __post_init__(self, lengths: Array) -> None:
+        """Compute the sizes of all cells once."""
+        sizes = lengths if self.kept_share == 1 else np.ceil(lengths * self.kept_share)
+        sizes = np.clip(sizes + self.special_tokens, 1, self.max_cell_tokens).astype(np.int32)
+        object.__setattr__(self, "sizes", sizes)
 
     def plan(self, order: Array, *, begin: int, world_size: int, drop_last: bool) -> BatchPlan:
         """Cut the rest of an epoch into batches within the budget.
@@ -123,21 +136,17 @@ class TokenBudget:
         position = begin
         while position < len(order):
             ends = np.empty(_EDGES, np.int64)
-            limits = (position, self.batch_tokens, self.max_cell_tokens)
-            found = compiled(_fill)(order, self.lengths, limits, ends)
+            found = compiled(_fill)(order, self.sizes, position, self.batch_tokens, ends)
             parts.append(ends[:found])
             position = int(ends[found - 1])
         return np.concatenate(parts)
 
-    def _sizes(self, rows: Array) -> Array:
-        return np.clip(self.lengths[rows], 1, self.max_cell_tokens).astype(np.int64)
-
     def _is_full(self, rows: Array) -> bool:
-        return int(self._sizes(rows).sum()) >= self.batch_tokens
+        return int(self.sizes[rows].sum()) >= self.batch_tokens
 
     def _shared_out(self, rows: Array, world_size: int) -> Array:
         """Return int64 [world_size] ends of shares whose largest is as small as can be."""
-        sums = np.cumsum(self._sizes(rows))
+        sums = np.cumsum(self.sizes[rows], dtype=np.int64)
         high = self.batch_tokens
         low = min(-(-int(sums[-1]) // world_size), high)
         while low < high:
@@ -163,12 +172,11 @@ def _shares(sums: Array, budget: int, world_size: int) -> Array:
     return ends
 
 
-def _fill(order: Array, lengths: Array, limits: tuple[int, int, int], ends: Array) -> int:
-    begin, budget, largest = limits
+def _fill(order: Array, sizes: Array, begin: int, budget: int, ends: Array) -> int:
     found = 0
     held = 0
     for position in range(begin, order.size):
-        size = min(max(int(lengths[order[position]]), 1), largest)
+        size = sizes[order[position]]
         if held > 0 and held + size > budget:
             ends[found] = position
             found += 1

@@ -22,6 +22,7 @@ from omics.data.loading.batch_plan import BatchPlan, TokenBudget, plan_cells
 from omics.data.loading.batch_ring import BufferRing, read_ahead, read_when_asked, require_cuda
 from omics.data.loading.loader_state import checked_position, rows_name
 from omics.data.loading.named_orders import AUTO, auto_orders, named_order
+from omics.data.loading.packed_order import PackedOrder
 from omics.data.storage.store import RowError
 from omics.data.transforms import apply_transforms, bind_transforms, check_transforms
 
@@ -52,9 +53,13 @@ class Loader:
             `block` or `class_balanced:cell_type`, or an order with parameters of its own. `auto`
             is `random` where the store fills at most half of the memory, else `block`.
         batch_size: cells per batch and rank; None takes 32, or what `batch_tokens` says.
-        batch_tokens: entries per batch and rank, filled greedily in the order of the epoch; a cell
+        batch_tokens: tokens per batch and rank, filled greedily in the order of the epoch; a cell
             with more is a batch of its own. In place of `batch_size`.
         max_cell_tokens: what one cell counts for at most, where a transform will cut longer ones.
+        special_tokens: that a cell counts for beside its entries.
+        kept_share: of a cell's entries that random transforms keep, on average.
+        pack_window: cells that are looked at to fill the gaps of a budget (`PackedOrder`); 0 leaves
+            the order as it is. A state is then one of this budget.
         drop_last: leave out the last batch of an epoch when it is not full on every rank.
         transforms: applied to every batch, in order.
         obs: columns that batches bring along.
@@ -88,6 +93,9 @@ class Loader:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         max_cell_tokens: int | None = None,
+        special_tokens: int = 0,
+        kept_share: float = 1.0,
+        pack_window: int = 0,
         drop_last: bool = False,
         transforms: Sequence[Transform] = (),
         obs: Sequence[str] = (),
@@ -100,7 +108,7 @@ class Loader:
         reuse_buffers: bool = False,
         pin_memory: bool = False,
     ) -> None:
-        _check_sizes(batch_size, batch_tokens, max_cell_tokens)
+        _check_sizes(batch_size, batch_tokens, max_cell_tokens, pack_window)
         _check_threads(num_threads, prefetch)
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank is {rank} of {world_size}; it must be 0 to world_size - 1.")
@@ -132,28 +140,45 @@ class Loader:
                 "The order 'auto' is decided by the memory of one machine, and ranks must agree. "
                 "Name an order: 'random', or 'block' for a store larger than memory."
             )
-        self._set_order(named_order(order, store) if isinstance(order, str) else order)
         self._budget: TokenBudget | None = None
         if batch_tokens is not None:
-            lengths = store.lengths.astype(np.int32)
-            self._budget = TokenBudget(lengths, batch_tokens, max_cell_tokens or 2**31 - 1)
+            largest = max_cell_tokens or 2**31 - 1
+            self._budget = TokenBudget(
+                store.lengths, batch_tokens, largest, special_tokens, kept_share
+            )
+        self.pack_window = pack_window
+        self._set_order(named_order(order, store) if isinstance(order, str) else order)
         store.take([], obs=self.obs)  # An unknown column is an error now, not in a thread later.
         self._epoch = 0
         self._position = 0
         self._resuming = False
 
     def _set_order(self, order: RowOrder) -> None:
-        self.order = order
-        self._epoch_rows = order.bind(self.store, self._rows)
+        self.order = self._packed(order)
+        self._epoch_rows = self.order.bind(self.store, self._rows)
         self._drawn: tuple[int, Array] | None = None
         self._planned: tuple[tuple[int, int], BatchPlan] | None = None
+
+    def _packed(self, order: RowOrder) -> RowOrder:
+        if not self.pack_window:
+            return order
+        assert self._budget is not None
+        return PackedOrder(order, self._budget, self.pack_window)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch, the same on every rank.
 
         With `batch_tokens` it differs a little from epoch to epoch; this is of the current one.
         """
-        return len(self._plan(0, self._epoch))
+        return self.num_batches(self._epoch)
+
+    def num_batches(self, epoch: int) -> int:
+        """Return the number of batches of an epoch, the same on every rank.
+
+        Args:
+            epoch: not negative.
+        """
+        return len(self._plan(0, epoch))
 
     @property
     def epoch(self) -> int:
@@ -164,6 +189,11 @@ class Loader:
     def batches_left(self) -> int:
         """The batches that are left of the epoch, the same on every rank."""
         return len(self._plan(self._position, self._epoch))
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of an epoch, of all ranks together."""
+        return len(self._epoch_rows)
 
     @property
     def first_row(self) -> int:
@@ -221,7 +251,7 @@ class Loader:
         """
         if self._chosen_here:
             for order in auto_orders():
-                if state.get("order") == order.to_dict() != self.order.to_dict():
+                if state.get("order") == self._packed(order).to_dict() != self.order.to_dict():
                     self._set_order(order)
         self._epoch, self._position = checked_position(state, self._settings, len(self._epoch_rows))
         self._resuming = True
@@ -344,7 +374,10 @@ class Loader:
 
 
 def _check_sizes(
-    batch_size: int | None, batch_tokens: int | None, max_cell_tokens: int | None
+    batch_size: int | None,
+    batch_tokens: int | None,
+    max_cell_tokens: int | None,
+    pack_window: int,
 ) -> None:
     sizes = {
         "batch_size": batch_size,
@@ -358,6 +391,8 @@ def _check_sizes(
         raise ConfigError("batch_size and batch_tokens are both given; a batch has one limit.")
     if max_cell_tokens is not None and batch_tokens is None:
         raise ConfigError("max_cell_tokens has no effect without batch_tokens; drop it.")
+    if pack_window and batch_tokens is None:
+        raise ConfigError("pack_window has no effect without batch_tokens; drop it.")
 
 
 def _check_threads(num_threads: int, prefetch: int | None) -> None:

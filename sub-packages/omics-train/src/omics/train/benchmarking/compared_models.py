@@ -21,6 +21,7 @@ import transformers
 from omics.models import ModelConfig, OmicsModel, RaggedLayout
 from omics.models.model_config import FieldHeadConfig, FieldInput
 from omics.tokenizers import TokenBatch
+from omics.train.chunked_scores import summed_loss
 from omics.train.flops import Workload
 
 if TYPE_CHECKING:
@@ -242,8 +243,13 @@ def our_loss(model: OmicsModel, cells: SameCells) -> Tensor:
         cells: the batch.
     """
     tokens, layout = cells.flat()
-    output = model(tokens, layout, field_tokens={_HEAD.name: cells.asked})
-    return F.cross_entropy(output.fields[_HEAD.name].float(), cells.answers)
+    output = model(tokens, layout, field_tokens={_HEAD.name: cells.asked}, scores_later=True)
+    rows = output.scored[_HEAD.name]
+    return summed_loss(rows, cells.answers, _losses) / len(cells.answers)
+
+
+def _losses(scores: Tensor, truth: Tensor) -> Tensor:
+    return F.cross_entropy(scores.float(), truth, reduction="none")
 
 
 def stock_loss(model: transformers.BertForMaskedLM, cells: SameCells, padding: Padding) -> Tensor:

@@ -134,7 +134,8 @@ def compare_steps(plan: BenchPlan, cap: int) -> Measured:
         found = {name: _typed(run, plan)() for name, (_, run) in losses.items()}
     _check_same(found, plan.step_type)
     optimizers = {
-        id(each): torch.optim.AdamW(each.parameters(), lr=1e-4) for each in (stock, eager, model)
+        id(each): torch.optim.AdamW(each.parameters(), lr=1e-4, fused=True)
+        for each in (stock, eager, model)
     }
 
     def step_of(module: torch.nn.Module, run: Callable[[], Tensor]) -> Callable[[], None]:

@@ -28,7 +28,6 @@ _FREE = (
     "data_module.dataset",
     "data_module.path",
     "data_module.predict_split",
-    "data_module.batch_tokens",
     "data_module.prefetch",
     "trainer.checkpoint.every_steps",
     "trainer.checkpoint.keep",
@@ -39,9 +38,10 @@ _FREE = (
     "trainer.trackers",
     "trainer.project",
 )
-# Together they are the cells of a step, which must stay.
+# Together they are the size of a step, which must stay.
 _OF_A_STEP = (
     "data_module.batch_size",
+    "data_module.batch_tokens",
     "trainer.accumulate_grad_batches",
     "trainer.devices",
     "trainer.num_nodes",
@@ -63,17 +63,20 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def cells_per_step(config: RunConfig) -> list[int]:
-    """Return the cells of an optimiser step over all processes, of each stage and then for good.
+def size_of_step(config: RunConfig) -> list[str]:
+    """Return the cells or tokens of a step over all processes, of each stage and then for good.
 
     Args:
         config: of a run.
     """
     trainer = config.trainer
-    usual = batch_size(config.data_module)
-    sizes = [stage.batch_size or usual for stage in trainer.curriculum]
     batches = trainer.accumulate_grad_batches * trainer.devices * trainer.num_nodes
-    return [size * batches for size in (*sizes, usual)]
+    cells = batch_size(config.data_module)
+    if cells is None:
+        assert config.data_module.batch_tokens is not None
+        return [f"{config.data_module.batch_tokens * batches:,} tokens"]
+    sizes = [stage.batch_size or cells for stage in trainer.curriculum]
+    return [f"{size * batches:,} cells" for size in (*sizes, cells)]
 
 
 def refuse_other_configuration(config: RunConfig, state: Mapping[str, Any], num_steps: int) -> None:
@@ -96,12 +99,12 @@ def refuse_other_configuration(config: RunConfig, state: Mapping[str, Any], num_
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key) and not _is_within(key, (*_FREE, *_OF_A_STEP, *_LENGTH))
     ]
-    cells = cells_per_step(config)
-    if cells != state["cells_per_step"]:
+    size = size_of_step(config)
+    if size != state["size_of_step"]:
         differ.append(
-            f"the cells of an optimiser step (data_module.batch_size x "
-            f"trainer.accumulate_grad_batches x processes) were {state['cells_per_step'][-1]} and "
-            f"are {cells[-1]}"
+            f"an optimiser step (data_module.batch_size or batch_tokens x "
+            f"trainer.accumulate_grad_batches x processes) had {state['size_of_step'][-1]} and has "
+            f"{size[-1]}"
         )
     if _stages(state["config"]) != _stages(plain(config)):
         differ.append("trainer.curriculum has other stages")
@@ -115,7 +118,7 @@ def refuse_other_configuration(config: RunConfig, state: Mapping[str, Any], num_
 
 
 def _stages(config: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """Return what a curriculum says beside batch sizes, which count as cells of a step."""
+    """Return what a curriculum says beside batch sizes, which count as the size of a step."""
     return [(each["max_epochs"], each["max_length"]) for each in config["trainer"]["curriculum"]]
 
 
