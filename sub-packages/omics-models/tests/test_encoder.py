@@ -88,3 +88,28 @@ def test_gated_feed_forward_halves_its_projection():
     assert encoder.layers[0].qkv.bias is None
     out, _ = encoder(torch.randn(4, 32), RaggedLayout.from_offsets(torch.tensor([0, 4])))
     assert out.shape == (4, 32)
+
+
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less():
+    found = {}
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        encoder = Encoder(small_config(num_layers=3, dropout=0.3)).train()
+        encoder.recomputes = recomputes
+        width = encoder.layers[0].out.in_features
+        x = torch.randn(9, width, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        torch.manual_seed(2)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden, _ = encoder(x, RaggedLayout.from_offsets(torch.tensor([0, 4, 9])))
+        forward = sum(kept)
+        hidden.square().sum().backward()
+        found[recomputes] = (x.grad, encoder.layers[0].up.weight.grad, forward)
+    for plain, again in zip(found[False][:2], found[True][:2], strict=True):
+        assert torch.equal(plain, again), "dropout must be drawn as in the forward pass"
+    assert found[True][2] < found[False][2] / 3

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from training_parts import CLASSIFY, model_of, objective_of
 
 from omics.train.optimizer import build_optimizer, build_schedule
@@ -91,3 +94,60 @@ def test_betas_and_epsilon_are_those_of_the_configuration():
 def test_scaled_gradients_are_clipped_before_a_step_that_is_not_fused(precision, fused):
     optimizer = build_optimizer(model(), TrainerConfig(precision=precision))
     assert all(group["fused"] is fused for group in optimizer.param_groups)
+
+
+def _muon(**changes):
+    config = TrainerConfig(optimizer="muon", learning_rate=1e-2, weight_decay=0.1, **changes)
+    built = model()
+    return built, build_optimizer(built, config), config
+
+
+def test_muon_has_the_matrices_of_blocks_and_adamw_the_rest():
+    built, optimizer, _ = _muon()
+    names = {id(p): n for n, p in built.named_parameters()}
+    by_muon = {names[id(p)] for g in optimizer.param_groups if "momentum" in g for p in g["params"]}
+    others = {names[id(p)] for g in optimizer.param_groups if "betas" in g for p in g["params"]}
+    layer = "encoder.layers.0."
+    assert by_muon == {f"{layer}{name}.weight" for name in ("qkv", "out", "up", "down")}
+    assert others == {n for n, p in built.named_parameters() if p.requires_grad} - by_muon
+
+
+def test_muon_steps_are_those_of_torch():
+    """A step of each part alone, on copies of the weights."""
+    built, optimizer, _ = _muon()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in built.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    weight, bias = built.encoder.layers[0].up.weight, built.encoder.layers[0].up.bias
+    copies = [torch.nn.Parameter(each.detach().clone()) for each in (weight, bias)]
+    for mine, each in zip(copies, (weight, bias), strict=True):
+        mine.grad = each.grad.clone()
+    torch.optim.Muon(
+        copies[:1], lr=1e-2, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    ).step()
+    torch.optim.AdamW(copies[1:], lr=1e-2, weight_decay=0.0, fused=True).step()
+    optimizer.step()
+    torch.testing.assert_close(weight, copies[0])
+    torch.testing.assert_close(bias, copies[1])
+
+
+def test_muon_goes_on_from_its_state():
+    built, optimizer, config = _muon()
+    generator = torch.Generator().manual_seed(0)
+
+    def step(one, by):
+        for parameter in one.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        by.step()
+
+    step(built, optimizer)
+    other = model()
+    other.load_state_dict(built.state_dict())
+    again = build_optimizer(other, config)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    state = generator.get_state()
+    step(built, optimizer)
+    generator.set_state(state)
+    step(other, again)
+    for one, same in zip(built.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, same)

@@ -208,6 +208,8 @@ def test_compiled_blocks_train_like_others_and_are_compiled_once(atlas, tmp_path
         ),
         (["trainer.attention_backend=lop"], "is 'lop'. Did you mean 'loop'"),
         (["trainer.attention_backend=varlen"], "attention_backend=varlen trains on CUDA alone"),
+        (["trainer.optimizer=mouon"], "is 'mouon'. Did you mean 'muon'"),
+        (["trainer.muon_momentum=0.9"], "read with trainer.optimizer=muon alone"),
         (["trainer.compile=true"], "trainer.compile needs batches of one shape"),
         (
             [

@@ -94,6 +94,7 @@ VARIANTS = {
     ],
     "stages": [f"trainer.curriculum={CURRICULUM}", "trainer.val_check_interval=1"],
     "saved in between": ["trainer.checkpoint.every_steps=3"],
+    "muon": ["trainer.optimizer=muon", "trainer.recompute_activations=true"],
 }
 
 

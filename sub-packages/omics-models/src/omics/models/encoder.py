@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from omics.models.attention import backend_of
 from omics.models.favor_attention import FavorAttention
@@ -140,6 +141,8 @@ class Encoder(nn.Module):
 
     Attributes:
         compiled: the blocks as machine code, which are run in their place; None for the blocks.
+        recomputes: whether blocks keep nothing but their input for the backward pass, and compute
+            the rest again in it.
     """
 
     def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
@@ -149,6 +152,7 @@ class Encoder(nn.Module):
             Block(config, layer, backend) for layer in range(config.num_layers)
         )
         self.compiled: list[Callable[..., Tensor]] | None = None
+        self.recomputes = False
         self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.thetas: list[float | None] = [None] * config.num_layers
         if config.positions == "rope":
@@ -191,7 +195,11 @@ class Encoder(nn.Module):
         layers = {0: x_Td} if 0 in kept else {}
         blocks: Iterable[Any] = self.layers if self.compiled is None else self.compiled
         for number, (layer, theta) in enumerate(zip(blocks, self.thetas, strict=True), 1):
-            x_Td = layer(x_Td, layout, None if theta is None else tables[theta])
+            table = None if theta is None else tables[theta]
+            if self.recomputes and torch.is_grad_enabled():
+                x_Td = checkpoint(layer, x_Td, layout, table, use_reentrant=False)
+            else:
+                x_Td = layer(x_Td, layout, table)
             if number in kept:
                 layers[number] = x_Td
         return self.norm(x_Td), layers

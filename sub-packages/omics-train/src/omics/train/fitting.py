@@ -242,6 +242,7 @@ class _Attempt:
                     self.module.model,
                     backend=settings.attention_backend,
                     compiled=compiles(self.config),
+                    recomputed=settings.recompute_activations,
                 ),
             ):
                 trainer.fit(

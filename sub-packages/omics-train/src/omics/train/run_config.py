@@ -388,7 +388,10 @@ class TrainerConfig:
         decay_fraction: of `wsd`: share of the steps in which the rate falls; 0.1 by default.
         last_factor: of `linear`, `cosine` and `wsd`: share of the peak rate at the end; 0 by
             default.
-        weight_decay: of matrices and tables (AdamW).
+        optimizer: `adamw`; or `muon` for the matrices of the blocks, with AdamW for the rest and the
+            same rate for both.
+        muon_momentum: of `muon`.
+        weight_decay: of matrices and tables.
         betas: of AdamW.
         eps: of AdamW.
         gradient_clip_norm: 0 for none.
@@ -413,6 +416,8 @@ class TrainerConfig:
         lora: adapters in place of the encoder's weights; needs the extra `lora`.
         attention_backend: how softmax attention is computed: `auto` (what is fastest on the device),
             `loop`, `padded`, `varlen`, `flex` or `dense`; nothing of it is kept in the bundle.
+        recompute_activations: keep only the input of every block, and compute the rest again in the
+            backward pass: a third slower, for models that do not fit otherwise.
         compile: make machine code of every block (`torch.compile`), for batches of one shape: needs
             `data_module.batch_tokens`. Null does on CUDA where that is given.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
@@ -433,6 +438,8 @@ class TrainerConfig:
     warmup_fraction: float | None = None
     decay_fraction: float | None = None
     last_factor: float | None = None
+    optimizer: str = "adamw"
+    muon_momentum: float = 0.95
     weight_decay: float = 0.05
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
@@ -451,6 +458,7 @@ class TrainerConfig:
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
     attention_backend: str = "auto"
+    recompute_activations: bool = False
     compile: bool | None = None
     tf32_mode: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from omics.train.run_config import RunConfig, TrainerConfig
 
 ON_NAN = ("stop", "skip", "roll_back")
+OPTIMIZERS = ("adamw", "muon")
 TF32_MODES = ("highest", "high", "medium")
 
 
@@ -43,6 +44,7 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     check_trackers(trainer)
     check_strategy(config)
     _check_backend(trainer)
+    _check_optimizer(trainer)
     if trainer.compile and config.data_module.batch_tokens is None:
         raise ConfigError(
             "trainer.compile needs batches of one shape: set data_module.batch_tokens and leave "
@@ -182,6 +184,19 @@ def tf32(trainer: TrainerConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _check_optimizer(trainer: TrainerConfig) -> None:
+    if trainer.optimizer not in OPTIMIZERS:
+        raise ConfigError(
+            f"trainer.optimizer is {trainer.optimizer!r}.{nearest(trainer.optimizer, OPTIMIZERS)}"
+        )
+    if trainer.optimizer != "muon" and trainer.muon_momentum != type(trainer)().muon_momentum:
+        raise ConfigError("trainer.muon_momentum is read with trainer.optimizer=muon alone.")
+    if not 0 <= trainer.muon_momentum < 1:
+        raise ConfigError(
+            f"trainer.muon_momentum is {trainer.muon_momentum}; it must be in [0, 1)."
+        )
 
 
 def _check_backend(trainer: TrainerConfig) -> None:
