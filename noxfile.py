@@ -35,7 +35,17 @@ PACKAGES = [
     "omics-dna",
 ]
 # The optional dependencies that the tests and the quickstart need.
-TESTED_EXTRAS = ["attribution", "lora", "ontology", "plots", "qc", "rdata", "soma", "streaming"]
+TESTED_EXTRAS = [
+    "attribution",
+    "lora",
+    "ontology",
+    "plots",
+    "qc",
+    "rdata",
+    "soma",
+    "streaming",
+    "sweep",
+]
 # litdata asks for torchvision, whose CUDA build breaks a CPU torch; nothing here needs it.
 WITHOUT_DEPENDENCIES = ["litdata"]
 # What `bench -- loader` compares with, beside what the tests bring.
@@ -212,6 +222,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation without warnings and check what it promises."""
     run(session, "python", "ci/check_api_docs.py")
     run(session, "python", "ci/check_migration_pages.py")
+    run(session, "python", "ci/check_scaling_page.py")
     run(session, "sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     session.log("The pages begin at docs/_build/html/index.html")
 

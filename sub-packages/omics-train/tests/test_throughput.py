@@ -159,6 +159,17 @@ def test_the_plan_follows_from_the_cells_and_the_model(small) -> None:
     assert "989 in the data sheet" in text
 
 
+def test_the_plan_of_shares_divides_what_is_shared(small) -> None:
+    """Weights, gradients and moments, but not what cells leave behind."""
+    training, config = small
+    whole = plan_run(training, config, steps=12).memory
+    config.trainer.devices, config.trainer.strategy = 4, "fsdp"
+    shares = plan_run(training, config, steps=12).memory
+    assert shares.weights == whole.weights // 4
+    assert shares.moments == 2 * shares.gradients == whole.moments // 4
+    assert (shares.activations, shares.outputs) == (whole.activations, whole.outputs)
+
+
 def test_looking_ahead_changes_nothing(small) -> None:
     """The same random numbers and batches follow."""
     training, config = small

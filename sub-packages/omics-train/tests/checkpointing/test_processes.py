@@ -115,6 +115,8 @@ def test_two_processes_stopped_after_every_step_are_those_that_were_not(both):
     assert_same_run(both.folder / "whole", both.folder / "pieces", tables=False)
     first, second = newest_checkpoint(both.folder / "whole").state["ranks"]
     assert first["random"]["torch"] != second["random"]["torch"]
+    # Trackers hear the first process alone.
+    assert len(list((both.folder / "whole" / "tensorboard").iterdir())) == 1
 
 
 def test_two_processes_train_like_one_that_goes_on_where_they_stopped(

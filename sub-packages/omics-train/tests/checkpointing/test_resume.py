@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from resume_parts import assert_same_run, stop_after_each_step, train_in_pieces
@@ -61,6 +64,25 @@ def test_a_run_stopped_after_every_step_is_the_run_that_was_not(
     assert stops == len(whole) - 1
     assert all(np.array_equal(seen[step], whole[step]) for step in whole)
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+
+
+def test_a_validation_that_is_left_begins_anew(atlas, tmp_path, monkeypatch):
+    """After the first of its batches, which then counts once."""
+    overrides = ["data_module.batch_size=5", "trainer.max_steps=8", "trainer.val_check_interval=4"]
+    train(setting(atlas, tmp_path / "whole", *overrides), tmp_path / "whole")
+    validate, left = TrainingModule.validation_step, []
+
+    def asked(module, batch, batch_idx):
+        validate(module, batch, batch_idx)
+        if module.global_step not in left:
+            assert len(module.trainer.val_dataloaders) > 1
+            left.append(module.global_step)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingModule, "validation_step", asked)
+    assert train_in_pieces(setting(atlas, tmp_path / "left", *overrides), tmp_path / "left") == 1
+    assert left == [4, 8]  # The last one ends the run and is not left.
+    assert_same_run(tmp_path / "whole", tmp_path / "left")
 
 
 CURRICULUM = "[{max_epochs: 1, batch_size: 60, max_length: 9}]"

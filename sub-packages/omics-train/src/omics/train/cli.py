@@ -10,6 +10,7 @@ import typer
 from omics.data.command_line import make_app, run
 from omics.train.benchmarking import bench_command
 from omics.train.migrating import migrate_command
+from omics.train.sweeping import sweep_command
 
 app = make_app(
     "omics-train",
@@ -20,6 +21,7 @@ app = make_app(
 
 migrate_command.add_to(app)
 bench_command.add_to(app)
+sweep_command.add_to(app)
 
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

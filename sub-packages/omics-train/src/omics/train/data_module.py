@@ -72,6 +72,11 @@ class TrainingBatches:
         left = loader.batches_left if self._steps_before else loader.num_batches(self.epoch + 1)
         return self._steps_before + -(-left // self.window)
 
+    @property
+    def first_row(self) -> int:
+        """A cell of the training, the same on every process."""
+        return self.epochs[0].loader.first_row
+
     def num_steps(self, num_epochs: int) -> int:
         """Return the optimiser steps of the first passes.
 

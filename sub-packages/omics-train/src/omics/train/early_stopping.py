@@ -1,4 +1,4 @@
-"""`EarlyStopping`: ends a run when a term of the validation history no longer improves.
+"""`EarlyStopping`: ends a run when a term of the validation history no longer improves; and by others.
 
 - It reads means over all processes, so all of them stop at the same step.
 """
@@ -14,6 +14,9 @@ from omics.train.lightning_module import TrainingModule
 from omics.train.metric_table import lower_is_better
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from omics.train.history import History
     from omics.train.run_config import EarlyStoppingConfig
 
 
@@ -57,3 +60,20 @@ class EarlyStopping(L.Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state."""
         self.best, self.waited = state_dict["best"], state_dict["waited"]
+
+
+class ValidationWatch(L.Callback):  # type: ignore[misc]
+    """Ends a run when somebody who is shown its history says so.
+
+    Args:
+        watch: is shown the history after each validation, and says whether the run ends there.
+    """
+
+    def __init__(self, watch: Callable[[History], bool]) -> None:
+        self.watch = watch
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the history."""
+        assert isinstance(pl_module, TrainingModule)
+        if self.watch(pl_module.history):
+            trainer.should_stop = True

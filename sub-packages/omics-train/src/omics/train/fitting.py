@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy
 
 from omics.data.atomic_files import writer_lock
 from omics.data.command_line import progress, say
@@ -24,7 +25,7 @@ from omics.train.checkpointing.loop_counters import set_counters
 from omics.train.checkpointing.run_state import Progress, restore_results
 from omics.train.checkpointing.same_configuration import plain, size_of_step
 from omics.train.compiled_blocks import blocks_in_training
-from omics.train.early_stopping import EarlyStopping
+from omics.train.early_stopping import EarlyStopping, ValidationWatch
 from omics.train.finite_watch import NonFiniteError
 from omics.train.history import HISTORY
 from omics.train.lightning_module import (
@@ -36,17 +37,21 @@ from omics.train.lightning_module import (
 from omics.train.processes import Place
 from omics.train.run_files import versions
 from omics.train.run_plan import plan_run
+from omics.train.sharding import FSDP, whole_tensors
 from omics.train.stop_signals import StopSignals
 from omics.train.throughput import THROUGHPUT, ThroughputMeter
+from omics.train.tracking.run_trackers import RunTrackers, tracked
 from omics.train.trainer_settings import compiles, tf32, validation_interval
 from omics.train.training_curves import write_curves
 from omics.train.training_step import training_step
 from omics.train.validation_files import write_validation_files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from omics.train.checkpointing.checkpoint_folder import Checkpoint
+    from omics.train.history import History
     from omics.train.run_config import RunConfig, TrainerConfig
     from omics.train.run_plan import RunPlan
     from omics.train.train_run import Training
@@ -80,7 +85,12 @@ def is_over(checkpoint: Checkpoint, steps: int) -> bool:
 
 
 def fit(
-    training: Training, config: RunConfig, folder: Path, *, start: Checkpoint | None = None
+    training: Training,
+    config: RunConfig,
+    folder: Path,
+    *,
+    start: Checkpoint | None = None,
+    watch: Callable[[History], bool] | None = None,
 ) -> Best | None:
     """Run the optimiser steps; the model is trained in place.
 
@@ -89,6 +99,7 @@ def fit(
         config: with its trainer section.
         folder: where checkpoints, the history and tables of validation go.
         start: the checkpoint to go on from; None begins.
+        watch: is shown the history after each validation, and says whether the run ends there.
 
     Returns:
         The best validation, if there is one.
@@ -115,6 +126,7 @@ def fit(
                 training, config, folder, place=place, signals=signals, start=start, plan=plan
             )
             attempt.module.excluded |= excluded
+            attempt.watch = watch
             try:
                 attempt.run()
                 break
@@ -146,8 +158,10 @@ class _Attempt:
         self.training, self.config, self.folder = training, config, folder
         self.place, self.signals, self.start = place, signals, start
         self.steps = num_steps(training, config.trainer)
+        self.is_sharded = config.trainer.strategy == FSDP
         self.module = TrainingModule(
-            training.model,
+            # Shares are made in place; the model itself is needed whole in the end.
+            copy.deepcopy(training.model) if self.is_sharded else training.model,
             training.objective,
             config,
             batches=training.batches,
@@ -159,6 +173,7 @@ class _Attempt:
         )
         self.plan = plan
         self.best: Best | None = None
+        self.watch: Callable[[History], bool] | None = None
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -189,8 +204,11 @@ class _Attempt:
             quiet_lightning(),
             tf32(settings),
             progress(verb, self.steps, unit="steps", detail=meter.line) as advance,
+            tracked(self._trackers(meter)) as trackers,
         ):
-            callbacks = [RunReporter(self.folder, advance, meter), checkpoints]
+            callbacks = [RunReporter(self.folder, advance, meter), *trackers, checkpoints]
+            if self.watch is not None:
+                callbacks.append(ValidationWatch(self.watch))
             trainer = L.Trainer(
                 max_epochs=settings.max_epochs,
                 max_steps=-1 if settings.max_steps is None else settings.max_steps,
@@ -222,7 +240,7 @@ class _Attempt:
             with (
                 interrupts_as_usual(trainer),
                 blocks_in_training(
-                    self.training.model,
+                    self.module.model,
                     backend=settings.attention_backend,
                     compiled=compiles(self.config),
                     recomputed=settings.recompute_activations,
@@ -238,6 +256,8 @@ class _Attempt:
     def finish(self) -> None:
         """Say and write what was found, and leave the model on the CPU."""
         module, training = self.module, self.training
+        if self.is_sharded:
+            training.model.load_state_dict(whole_tensors(module.model.state_dict()))
         for phase in ("train", "validation"):
             last = ", ".join(f"{k} {v:.3f}" for k, v in sorted(module.history.last(phase).items()))
             if last:
@@ -266,6 +286,11 @@ class _Attempt:
             meter.read(self.folder / THROUGHPUT, step=self.start.step)
         return meter
 
+    def _trackers(self, meter: ThroughputMeter) -> RunTrackers | None:
+        if not self.place.is_first:
+            return None
+        return RunTrackers(self.config, self.folder, meter=meter, start=self.start)
+
     def _epochs_differ(self) -> bool:
         """Return whether epochs have lengths of their own: stages, or batches of tokens."""
         is_counted = self.config.data_module.batch_tokens is None
@@ -288,11 +313,20 @@ class _Attempt:
         if self.place.world_size == 1:
             return {"devices": 1, "plugins": [LightningEnvironment()]}
         settings = self.config.trainer
-        strategy = DDPStrategy(
-            # Counts are summed on the host, gradients where they are.
-            process_group_backend=None if settings.accelerator == "cpu" else "cpu:gloo,cuda:nccl",
-            find_unused_parameters=_has_unused_parameters(self.training),
-        )
+        # Counts are summed on the host, gradients where they are.
+        backend = None if settings.accelerator == "cpu" else "cpu:gloo,cuda:nccl"
+        strategy: ParallelStrategy
+        if self.is_sharded:
+            strategy = ModelParallelStrategy(
+                data_parallel_size=self.place.world_size,
+                tensor_parallel_size=1,
+                process_group_backend=backend,
+            )
+        else:
+            strategy = DDPStrategy(
+                process_group_backend=backend,
+                find_unused_parameters=_has_unused_parameters(self.training),
+            )
         return {
             "devices": settings.devices,
             "num_nodes": settings.num_nodes,
@@ -304,8 +338,7 @@ class _Attempt:
 def _has_unused_parameters(training: Training) -> bool:
     """Return whether a trained parameter has no part in the loss; every process asks of one cell."""
     batches = training.batches
-    row = batches.epochs[0].loader.first_row
-    (batch,) = batches.read([np.array([row])], 0)
+    (batch,) = batches.read([np.array([batches.first_row])], 0)
     fill_totals([batch])
     loss, _ = training_step(training.model, batch.to("cpu"), training.objective)
     loss.backward()  # type: ignore[no-untyped-call]

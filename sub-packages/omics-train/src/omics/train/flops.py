@@ -171,6 +171,19 @@ class Memory:
         """Their sum."""
         return self.weights + self.gradients + self.moments + self.activations + self.outputs
 
+    def in_shares(self, processes: int) -> Memory:
+        """Return the memory of one of several processes that share the model, beside a block or two.
+
+        Args:
+            processes: that have a share.
+        """
+        return replace(
+            self,
+            weights=self.weights // processes,
+            gradients=self.gradients // processes,
+            moments=self.moments // processes,
+        )
+
     def of_cells(self, wanted: int, given: int) -> Memory:
         """Return the memory of a batch of another number of cells of the same kind.
 

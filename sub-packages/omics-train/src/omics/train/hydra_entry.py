@@ -77,21 +77,39 @@ def run_with_hydra(verb: str, arguments: Sequence[str], job: Job) -> None:
         raise failures[0]
 
 
-def typed_configuration(verb: str, overrides: Sequence[str]) -> RunConfig:
+def typed_configuration(
+    verb: str, overrides: Sequence[str], *, config_folder: Path | None = None
+) -> RunConfig:
     """Return the configuration of a verb as its command would compose it.
 
     Args:
         verb: names the primary configuration, such as `pretrain`.
         overrides: as on the command line.
+        config_folder: where it is looked for besides, as `-cd` says.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, a missing one.
     """
-    from hydra import compose, initialize_config_module
+    from hydra import compose, initialize_config_dir, initialize_config_module
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from omics.train.run_config import RunConfig
 
     register_schema()
-    with initialize_config_module("omics.train.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose(verb, overrides=list(overrides)))
+    packaged = "pkg://omics.train.configs"
+    try:
+        if config_folder is None:
+            with initialize_config_module("omics.train.configs", version_base="1.3"):
+                composed = compose(verb, overrides=list(overrides))
+        else:
+            with initialize_config_dir(str(config_folder.resolve()), version_base="1.3"):
+                search = f"hydra.searchpath=[{packaged}]"
+                composed = compose(verb, overrides=[search, *overrides])
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
     assert isinstance(config, RunConfig)
     return config
 

@@ -19,7 +19,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.strategies import ParallelStrategy
 
 from omics.data.command_line import say
@@ -32,6 +34,7 @@ from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.reversal_schedule import set_reversal
 from omics.train.reversed_heads import ReversedHeads
+from omics.train.sharding import FSDP, shard, whole
 from omics.train.throughput import THROUGHPUT
 from omics.train.training_step import training_step, validation_step
 from omics.train.validation_metrics import Confusion, ValidationMetrics
@@ -57,13 +60,20 @@ MOST_SKIPPED = 20
 
 @contextlib.contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Hide two notices that no user can act on, and nothing else.
+    """Hide four notices that no user can act on, and nothing else.
 
-    Lightning's own use of a deprecated torch class, and that a run without a split has no
-    validation cells.
+    Lightning's own use of a deprecated torch class; that a run without a split has no validation
+    cells; that outputs of a model in shares must not be changed in place, which no loss does; that
+    the compiler looks at the gradient of a gathered weight.
     """
+    hidden = (
+        r".*LeafSpec.* is deprecated",
+        r".*have no `val_dataloader`",
+        r"FSDP2-wrapped module .* returned a view",
+        r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+    )
     with warnings.catch_warnings():
-        for message in (r".*LeafSpec.* is deprecated", r".*have no `val_dataloader`"):
+        for message in hidden:
             warnings.filterwarnings("ignore", message=message)  # noqa: TID251
         yield
 
@@ -132,6 +142,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         self.model = model
         self.objective = objective
         self.config = config.trainer
+        self.is_sharded = config.trainer.strategy == FSDP
         self.seed = config.seed
         self.batches = batches
         self.num_steps = num_steps
@@ -157,6 +168,11 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         self._watch = FiniteWatch()
         # Steps that the watch has not been asked about: number, rows and epoch.
         self._unread: deque[tuple[int, Window]] = deque()
+
+    def configure_model(self) -> None:
+        """Leave this process its share of the model, where it is in shares."""
+        if self.is_sharded:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Take the constants of the losses to the device once; the loader keeps those it has."""
@@ -189,7 +205,8 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
             # Without gradients the step leaves every parameter as it is.
             optimizer.zero_grad()
         else:
-            found = with_memory_backoff(self.batches, window, self._gradients)
+            attempt = self._gathered_gradients if self.is_sharded else self._gradients
+            found = with_memory_backoff(self.batches, window, attempt)
         skipped = self.skipped
         optimizer.step()
         schedule.step()
@@ -209,7 +226,8 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         found = []
         for number, batch in enumerate(window.batches, 1):
             is_last = number == len(window.batches)
-            moved = batch.to(self.device)
+            counts = bool(len(batch.tokens)) or not self.is_sharded
+            moved = (batch if counts else self._stand_in(window)).to(self.device)
             loss, sums = training_step(self.model, moved, self.objective)
             self.reversed_heads.keep(moved)
             if isinstance(strategy, ParallelStrategy) and not is_last:
@@ -219,18 +237,28 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
                 self._synchronised_backward(loss)
             else:
                 self.manual_backward(loss)
-            found.append(sums)
+            if counts:
+                found.append(sums)
         return found
+
+    def _gathered_gradients(self, window: Window) -> list[Sums]:
+        """Do the same where blocks are gathered from all processes, who must do so equally often."""
+        try:
+            return self._gradients(window)
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory("the model was in shares", error) from error
+
+    def _stand_in(self, window: Window) -> TrainingBatch:
+        """Return one cell whose loss counts nothing, for a process that has none left."""
+        (batch,) = self.batches.read([np.array([self.batches.first_row])], window.epoch, pieces=1)
+        batch.totals, batch.scale = window.batches[0].totals, 0.0
+        return batch
 
     def _synchronised_backward(self, loss: Tensor) -> None:
         try:
             self.manual_backward(loss)
         except torch.OutOfMemoryError as error:
-            raise ResourceError(
-                f"Out of memory while gradients were exchanged between processes ({error}), where a "
-                "step cannot be taken again. Lower data_module.batch_size, raise "
-                "trainer.accumulate_grad_batches by as much, and go on with resume=true."
-            ) from error
+            raise _out_of_memory("gradients were exchanged between processes", error) from error
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, and see whether it is finite."""
@@ -242,7 +270,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         ]
         if not parameters:
             return
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters])
+        norm = whole(torch.nn.utils.get_total_norm([each.grad for each in parameters]))
         if self.config.gradient_clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.gradient_clip_norm, norm)
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
@@ -307,6 +335,8 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     def on_validation_start(self) -> None:
         """Start the tables of genes again; those of the last validation stay until then."""
         self.refuse_non_finite()
+        # A run that was stopped within a validation begins it anew.
+        self.means["validation"] = RunningMeans()
         for errors in self.metrics.gene_errors.values():
             errors.reset()
 
@@ -349,8 +379,19 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         }
 
 
-class RunReporter(L.Callback):  # type: ignore[misc]
-    """Writes the history and the throughput after each epoch, and moves the progress bar."""
+def _out_of_memory(when: str, error: torch.OutOfMemoryError) -> ResourceError:
+    return ResourceError(
+        f"Out of memory while {when} ({error}), where a step cannot be taken again. Lower "
+        "data_module.batch_size, raise trainer.accumulate_grad_batches by as much, and go on with "
+        "resume=true."
+    )
+
+
+class RunReporter(LightningCheckpoint):  # type: ignore[misc]
+    """Writes the history and the throughput after each epoch, and moves the progress bar.
+
+    As Lightning's checkpoint callbacks it is called after the module has read its means.
+    """
 
     def __init__(
         self, folder: Path, advance: Callable[[int], None], meter: ThroughputMeter

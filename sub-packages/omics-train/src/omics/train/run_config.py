@@ -408,6 +408,8 @@ class TrainerConfig:
         devices: processes on this machine that train together, each on a device (or on a share of
             the cores). A micro-batch is that of one process.
         num_nodes: machines; above 1 `torchrun` starts the processes.
+        strategy: of several processes: `ddp`, where each has the whole model, or `fsdp`, where each
+            has a share of its weights, gradients and moments.
         precision: of Lightning, such as `32-true` or `bf16-mixed`.
         freeze: regular expressions; parameters whose names match are not trained, such as
             `embedding\.` or `encoder\.layers\.[0-3]\.`.
@@ -420,6 +422,9 @@ class TrainerConfig:
             `data_module.batch_tokens`. Null does on CUDA where that is given.
         tf32_mode: `highest`, `high` or `medium`, the precision of float32 products on CUDA; null
             leaves torch as it is.
+        trackers: who is told the numbers of the run beside its CSV files: any of `tensorboard`, and of
+            `clearml`, `wandb` and `mlflow`, which are extras of the same names.
+        project: under which these three list the run.
     """
 
     losses: list[LossConfig] = field(default_factory=list)
@@ -448,6 +453,7 @@ class TrainerConfig:
     accelerator: str = "cpu"
     devices: int = 1
     num_nodes: int = 1
+    strategy: str = "ddp"
     precision: str = "32-true"
     freeze: list[str] = field(default_factory=list)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -455,6 +461,8 @@ class TrainerConfig:
     recompute_activations: bool = False
     compile: bool | None = None
     tf32_mode: str | None = None
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    project: str = "omics"
 
 
 @dataclass

@@ -16,6 +16,7 @@ import torch
 from omics.data.command_line import duration
 from omics.train.benchmarking.machine_ceilings import product_tflops
 from omics.train.flops import Memory, datasheet_tflops, training_flops, training_memory
+from omics.train.sharding import FSDP
 from omics.train.throughput import workload
 from omics.train.trainer_settings import uses_cuda
 
@@ -117,6 +118,8 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
     memory = training_memory(
         sizes, work, parameters=parameters, trained=trained, value_bytes=2 if is_half else 4
     ).of_cells(cells, sampled)
+    if settings.strategy == FSDP:
+        memory = memory.in_shares(settings.devices * settings.num_nodes)
     return RunPlan(
         parameters=parameters,
         trained=trained,

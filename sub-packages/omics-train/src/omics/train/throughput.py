@@ -166,6 +166,19 @@ class ThroughputMeter:
             self.rows.append(",".join(str(each) for each in row))
         self._now = Counted()
 
+    def rates_of(self, step: int) -> dict[str, float]:
+        """Return the rates of the epoch that ended at a step; empty where none did.
+
+        Args:
+            step: optimiser steps.
+        """
+        if not self.rows:
+            return {}
+        named = dict(zip(HEADER.split(","), self.rows[-1].split(","), strict=True))
+        if int(named["step"]) != step:
+            return {}
+        return {name: float(named[name]) for name in HEADER.split(",")[5:] if named[name]}
+
     def read(self, path: Path, *, step: int) -> None:
         """Keep the rows of a file that a run goes on from.
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from omics.models.model_config import LabelHeadConfig
     from omics.train.checkpointing.checkpoint_callback import Best
     from omics.train.data_module import TrainingBatches, ValidationBatches
+    from omics.train.history import History
     from omics.train.run_config import RunConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,12 +93,16 @@ class Training:
     head_steps: Mapping[str, int] = field(default_factory=dict)
 
 
-def train(config: RunConfig, folder: Path) -> Bundle:
+def train(
+    config: RunConfig, folder: Path, *, watch: Callable[[History], bool] | None = None
+) -> Bundle:
     """Train a model and save its bundle, history, configuration and versions.
 
     Args:
         config: of the run.
         folder: the run folder.
+        watch: is shown the history after each validation, and says whether the run ends there; not
+            where the training has several processes.
 
     Returns:
         The saved bundle, of the last weights. Those of the best validation are saved beside it
@@ -128,7 +133,7 @@ def train(config: RunConfig, folder: Path) -> Bundle:
         if place.is_first:
             write_configuration(config, folder)
         started = time.monotonic()
-        best = fit(training, config, folder, start=start)
+        best = fit(training, config, folder, start=start, watch=watch)
         seconds = time.monotonic() - started
         provenance = _provenance(config, store, training.source)
     if not place.is_first:

@@ -11,6 +11,8 @@ from omics.data.errors import ConfigError, nearest
 from omics.models.attention import BACKENDS
 from omics.train.metric_table import reported
 from omics.train.schedules import schedule
+from omics.train.sharding import check_strategy
+from omics.train.tracking.tracker_names import check_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,8 @@ def check_trainer(config: RunConfig, objective: Objective, *, validates: bool) -
     validation_interval(trainer)
     _check_stopping(config, objective, validates=validates)
     _check_tf32(trainer)
+    check_trackers(trainer)
+    check_strategy(config)
     _check_backend(trainer)
     _check_optimizer(trainer)
     if trainer.compile and config.data_module.batch_tokens is None:

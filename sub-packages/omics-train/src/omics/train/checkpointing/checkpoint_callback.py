@@ -25,6 +25,7 @@ from omics.train.checkpointing.checkpoint_folder import (
 from omics.train.checkpointing.run_state import Progress, gather_state, restore_state
 from omics.train.lightning_module import TrainingModule
 from omics.train.metric_table import lower_is_better
+from omics.train.sharding import whole_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,10 +158,11 @@ class Checkpoints(LightningCheckpoint):  # type: ignore[misc]
         if self.best is not None and self._sign * (value - self.best.value) <= 0:
             return
         self.best = Best(step=trainer.global_step, value=value)
+        weights = whole_tensors(pl_module.model.state_dict(), keeps=self.place.is_first)
         if self.place.is_first:
             state = {"step": self.best.step, "monitor": self._monitor, "value": value}
             path = checkpoint_path(self.run, self.best.step, kind=BEST)
-            write_checkpoint(path, state, {MODEL: pl_module.model.state_dict()})
+            write_checkpoint(path, state, {MODEL: weights})
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save at the end of an epoch, and at that of the run."""

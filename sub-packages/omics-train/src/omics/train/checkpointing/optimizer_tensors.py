@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from omics.train.checkpointing.checkpoint_folder import CorruptCheckpointError
+from omics.train.sharding import like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,10 +48,8 @@ def load_optimizer(
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = optimizer.param_groups
-    numbers = {
-        names[id(parameter)]: number
-        for number, parameter in enumerate(p for group in groups for p in group["params"])
-    }
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    numbers = {names[id(parameter)]: number for number, parameter in enumerate(parameters)}
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         name, _, what = key.rpartition(":")
@@ -59,7 +58,8 @@ def load_optimizer(
                 f"The optimizer of the checkpoint has {key!r}, and {name!r} is not trained here. "
                 "Continue with the configuration of the run that was stopped."
             )
-        state.setdefault(numbers[name], {})[what] = value
+        number = numbers[name]
+        state.setdefault(number, {})[what] = like(value, parameters[number])
     described = optimizer.state_dict()["param_groups"]
     if len(rates) != len(described):
         raise CorruptCheckpointError(

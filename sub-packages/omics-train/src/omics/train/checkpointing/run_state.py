@@ -23,6 +23,7 @@ from omics.train.checkpointing.checkpoint_folder import (
 from omics.train.checkpointing.optimizer_tensors import load_optimizer, optimizer_tensors
 from omics.train.checkpointing.random_state import random_state, restore_random_state
 from omics.train.history import RunningMeans
+from omics.train.sharding import like, whole_tensors
 from omics.train.validation_metrics import Confusion
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Progress:
 def gather_state(
     trainer: L.Trainer, module: TrainingModule, place: Place
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Return the state of a run as JSON, and its tensors by file; every process takes part.
+    """Return the state of a run as JSON, and its tensors by file, which the first process has.
+
+    Every process takes part.
 
     Args:
         trainer: that runs.
@@ -102,9 +105,10 @@ def gather_state(
     tables = {f"{_CONFUSION}{each.source}": each.counts for each in module.confusions}
     for name, errors in module.metrics.gene_errors.items():
         tables[f"{_GENE_ERRORS}{name}"] = errors.joined
+    keeps = place.is_first
     tensors = {
-        MODEL: module.model.state_dict(),
-        OPTIMIZER: optimizer_tensors(optimizer, module.model),
+        MODEL: whole_tensors(module.model.state_dict(), keeps=keeps),
+        OPTIMIZER: whole_tensors(optimizer_tensors(optimizer, module.model), keeps=keeps),
         VALIDATION: tables,
     }
     return state, tensors
@@ -161,13 +165,14 @@ def restore_results(module: TrainingModule, checkpoint: Checkpoint) -> None:
         ConfigError: the checkpoint is of another model.
     """
     state, weights = checkpoint.state, checkpoint.tensors(MODEL)
-    differs = difference(module.model.state_dict(), weights)
+    targets = module.model.state_dict()
+    differs = difference(targets, weights)
     if differs:
         raise ConfigError(
             f"{checkpoint.path} is of another model: {differs}. Go on with the configuration, the "
             "cells and the checkpoint that the run was begun with, or choose another working_dir."
         )
-    module.model.load_state_dict(weights)
+    module.model.load_state_dict({k: like(weights[k], target) for k, target in targets.items()})
     module.history.rows = [tuple(row) for row in state["history"]]
     module.validated = state["validated"]
     module.skipped = state["skipped"]

@@ -33,7 +33,10 @@ _FREE = (
     "trainer.checkpoint.keep",
     "trainer.on_nan",
     "trainer.accelerator",
+    "trainer.strategy",
     "trainer.tf32_mode",
+    "trainer.trackers",
+    "trainer.project",
 )
 # Together they are the size of a step, which must stay.
 _OF_A_STEP = (
