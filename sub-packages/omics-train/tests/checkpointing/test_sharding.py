@@ -248,8 +248,7 @@ def test_whole_tensors_stay_as_they_are():
         (
             [
                 *SHARES,
-                "label_columns=[{label_column_name: donor3, gradient_reversal: 1.0,"
-                " reversal_head_steps: 3}]",
+                "label_columns=[{label_column_name: d, gradient_reversal: 1.0, reversal_head_steps: 3}]",
             ],
             "does not go with reversal_head_steps",
         ),
