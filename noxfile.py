@@ -35,7 +35,17 @@ PACKAGES = [
     "omics-dna",
 ]
 # The optional dependencies that the tests and the quickstart need.
-TESTED_EXTRAS = ["attribution", "lora", "ontology", "plots", "qc", "rdata", "soma", "streaming"]
+TESTED_EXTRAS = [
+    "attribution",
+    "integration",
+    "lora",
+    "ontology",
+    "plots",
+    "qc",
+    "rdata",
+    "soma",
+    "streaming",
+]
 # litdata asks for torchvision, whose CUDA build breaks a CPU torch; nothing here needs it.
 WITHOUT_DEPENDENCIES = ["litdata"]
 # What `bench -- loader` compares with, beside what the tests bring.

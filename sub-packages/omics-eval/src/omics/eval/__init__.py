@@ -1,4 +1,4 @@
-"""Embeddings, annotation, attribution, baselines, intervals and one-page reports.
+"""Embeddings, annotation, integration, attribution, baselines, intervals and one-page reports.
 
 Names load on first use: scikit-learn, matplotlib and torch are imported when they are needed.
 """
@@ -13,9 +13,11 @@ _MODULE_OF = {
     "Attribution": "attribution",
     "AttributionOptions": "explained_cells",
     "CellMetric": "intervals",
+    "Difference": "integration.integration_table",
     "EvalResult": "results",
     "HiddenFigure": "hidden_values",
     "HiddenScores": "hidden_values",
+    "Integration": "integration.integration_table",
     "Interval": "intervals",
     "MeasuredScreen": "perturbation_inputs",
     "PerturbationComparison": "perturbation_comparison",
@@ -41,6 +43,8 @@ _MODULE_OF = {
     "embed_file": "embedding",
     "embed_genes_file": "embedding",
     "highly_variable_genes": "highly_variable",
+    "holm": "many_comparisons",
+    "integrate": "integration.integration_scores",
     "mean_metric": "intervals",
     "method_for": "intervals",
     "paired_difference": "intervals",
@@ -52,6 +56,7 @@ _MODULE_OF = {
     "render_report": "report",
     "run_baselines": "baselines",
     "score": "classification",
+    "score_embeddings": "integration.integration_scores",
     "transfer_labels": "annotation",
     "wilson_interval": "intervals",
     "write_results": "results",

@@ -1,4 +1,4 @@
-"""The command `omics-eval`: embed, annotate, attribute, perturb, report.
+"""The command `omics-eval`: embed, annotate, integrate, attribute, perturb, report.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -18,6 +18,8 @@ from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
 from omics.eval.cell_files import read_cells, write_cells
+from omics.eval.command_options import Cells, Label, Out, Overwrite, Seed, Split, UseRep
+from omics.eval.integration import integrate_command
 
 if TYPE_CHECKING:
     from omics.eval.results import EvalResult
@@ -26,6 +28,9 @@ app = make_app(
     "omics-eval",
     "Embed cells with a model, transfer labels, and report how it does beside plain baselines.",
 )
+
+
+integrate_command.add_to(app)
 
 
 class MethodName(StrEnum):
@@ -79,17 +84,6 @@ class TableFormat(StrEnum):
 
     parquet = "parquet"
     csv = "csv"
-
-
-Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
-Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Label = Annotated[str, typer.Option("--label", help="The column of obs with the classes.")]
-Split = Annotated[
-    Path, typer.Option("--split", help="The split of these cells, from `omics-data split`.")
-]
-UseRep = Annotated[str, typer.Option("--use-rep", help="The embedding in obsm.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of baselines, UMAP and bootstrap.")]
 
 
 @app.command("embed")
