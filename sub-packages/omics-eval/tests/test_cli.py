@@ -286,7 +286,7 @@ def test_a_run_that_is_not_name_and_folder_is_refused(
         *("--run", text, "--out", tmp_path / "r.html"),
     )
     assert code == 2
-    assert f"--run {text!r} is not NAME=DIR" in error
+    assert f"--run {text!r} is not NAME=PATH" in error
 
 
 def test_two_runs_of_one_name_are_refused(command, pbmc_file, split_file, tmp_path):

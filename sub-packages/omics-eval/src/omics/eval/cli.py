@@ -1,4 +1,4 @@
-"""The command `omics-eval`: embed, annotate, integrate, attribute, perturb, report.
+"""The command `omics-eval`, with all of its verbs but `integrate` and `benchmark`.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -17,8 +17,18 @@ import typer
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
+from omics.eval.benchmarking import benchmark_command
 from omics.eval.cell_files import read_cells, write_cells
-from omics.eval.command_options import Cells, Label, Out, Overwrite, Seed, Split, UseRep
+from omics.eval.command_options import (
+    Cells,
+    Label,
+    Out,
+    Overwrite,
+    Seed,
+    Split,
+    UseRep,
+    named_paths,
+)
 from omics.eval.integration import integrate_command
 
 if TYPE_CHECKING:
@@ -31,6 +41,7 @@ app = make_app(
 
 
 integrate_command.add_to(app)
+benchmark_command.add_to(app)
 
 
 class MethodName(StrEnum):
@@ -382,7 +393,7 @@ def report_command(
         dataset=source.name,
         use_rep=use_rep,
         predictions=predictions,
-        runs=_named_folders(named_runs or []),
+        runs=named_paths(named_runs or [], "--run"),
         commands=commands or [],
         seed=seed,
     )
@@ -515,18 +526,6 @@ def _say_perturbations(rows: list[EvalResult]) -> None:
             for m in shown
         ]
         say(f"{method:{width}}  " + "  ".join(f"{text:23}" for text in texts).rstrip())
-
-
-def _named_folders(given: list[str]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not (name.strip() and equals and folder):
-            raise UsageError(f"--run {text!r} is not NAME=DIR, such as --run pretraining=runs/pre.")
-        if name in folders:
-            raise UsageError(f"--run names {name!r} twice; give each run its own name.")
-        folders[name] = Path(folder)
-    return folders
 
 
 def _say_rows(rows: list[EvalResult], query: str) -> None:
