@@ -14,7 +14,7 @@ _MODULE_OF = {
     "AttributionOptions": "explained_cells",
     "CellMetric": "intervals",
     "DatasetScores": "benchmarking.dataset_scores",
-    "Difference": "integration.integration_table",
+    "Difference": "many_comparisons",
     "EvalResult": "results",
     "HiddenFigure": "hidden_values",
     "HiddenScores": "hidden_values",

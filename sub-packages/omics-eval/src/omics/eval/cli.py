@@ -357,7 +357,13 @@ def attribute_command(
 
 @app.command("report")
 def report_command(
-    source: Cells,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="An .h5ad file with embeddings; or several of the same cells, one a bundle.",
+        ),
+    ],
     *,
     label: Label,
     split: Split,
@@ -370,7 +376,17 @@ def report_command(
         list[str] | None,
         typer.Option("--run", metavar="NAME=DIR", help="A training run to show; repeatable."),
     ] = None,
-    use_rep: UseRep = "X_omics",
+    use_rep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--use-rep",
+            help="An embedding in obsm; repeatable, the one of interest first. Default: X_omics.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="The column of batches: also score integration."),
+    ] = None,
     commands: Annotated[
         list[str] | None,
         typer.Option("--command", metavar="TEXT", help="How to reproduce it; repeatable."),
@@ -380,24 +396,35 @@ def report_command(
 ) -> None:
     """Write one offline HTML page: the verdict, methods with intervals, figures, configuration.
 
-    The baselines are computed here, on the cells and the split given.
+    The baselines are computed here, on the cells and the split given. Several embeddings, or files,
+    stand side by side; the page is about the first.
     """
     from omics.data import load_split
     from omics.data.atomic_files import write_bytes
+    from omics.eval.joined_embeddings import join_embeddings
     from omics.eval.report import render_report
     from omics.eval.report_inputs import ReportRequest, gather_report
 
     require_free(out, overwrite=overwrite)
+    keys = use_rep or ["X_omics"]
+    if len(sources) > 1 and len(keys) > 1:
+        raise UsageError(
+            "Name several files with one --use-rep, or one file with several: not both at once."
+        )
+    cells, joined = join_embeddings(sources, keys[0])
+    embeddings = joined if len(sources) > 1 else tuple(keys)
     request = ReportRequest(
         label=label,
-        dataset=source.name,
-        use_rep=use_rep,
+        dataset=sources[0].name,
+        use_rep=embeddings[0],
+        others=embeddings[1:],
+        batch=batch,
         predictions=predictions,
         runs=named_paths(named_runs or [], "--run"),
         commands=commands or [],
         seed=seed,
     )
-    page = render_report(gather_report(read_cells(source), load_split(split), request))
+    page = render_report(gather_report(cells, load_split(split), request))
     write_bytes(out, page.encode())
     say(str(out))
 

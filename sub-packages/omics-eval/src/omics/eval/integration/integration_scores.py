@@ -34,7 +34,6 @@ from omics.eval.integration.integration_table import (
     METRICS,
     PCA,
     WITHOUT_INTERVAL,
-    Difference,
     Integration,
 )
 from omics.eval.integration.leiden_clusters import RESOLUTIONS, leiden_clusters, require_igraph
@@ -46,7 +45,7 @@ from omics.eval.integration.neighbour_metrics import (
 )
 from omics.eval.integration.silhouettes import silhouettes
 from omics.eval.intervals import CellMetric, Interval, joint_draws, mean_metric
-from omics.eval.many_comparisons import holm, normal_interval, p_value
+from omics.eval.many_comparisons import differences_from_first, normal_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -199,7 +198,14 @@ def score_embeddings(
         methods=tuple(embeddings),
         num_cells=len(labels),
         scores=scores,
-        differences=_differences(scores, draws),
+        differences=differences_from_first(
+            {
+                method: {metric: interval.value for metric, interval in of_method.items()}
+                for method, of_method in scores.items()
+            },
+            draws,
+            untested=WITHOUT_INTERVAL,
+        ),
         resolutions=resolutions,
         seconds=seconds,
         notes=tuple(told),
@@ -323,32 +329,6 @@ def _intervals(
 def _bounds(metric: str) -> tuple[float, float]:
     """Return the ends of a metric: agreement worse than by chance is below 0."""
     return (-1.0 if metric in ("ari", "avg_bio") else 0.0, 1.0)
-
-
-def _differences(
-    scores: Mapping[str, Mapping[str, Interval]], draws: Mapping[str, Mapping[str, Array]]
-) -> dict[str, dict[str, Difference]]:
-    """Return the first method minus every other one, with p-values corrected for all of them."""
-    first, *others = scores
-    pairs = [
-        (other, metric) for other in others for metric in scores[first] if metric in scores[other]
-    ]
-    intervals, p_values = [], []
-    for other, metric in pairs:
-        value = scores[first][metric].value - scores[other][metric].value
-        drawn = draws[first][metric] - draws[other][metric]
-        tested = metric not in WITHOUT_INTERVAL
-        intervals.append(
-            normal_interval(value, drawn) if tested else Interval(value, np.nan, np.nan)
-        )
-        p_values.append(p_value(value, drawn) if tested else np.nan)
-    corrected = holm(np.array(p_values))
-    found: dict[str, dict[str, Difference]] = {other: {} for other in others}
-    for (other, metric), interval, p, p_holm in zip(
-        pairs, intervals, p_values, corrected, strict=True
-    ):
-        found[other][metric] = Difference(interval, float(p), float(p_holm))
-    return found
 
 
 def _chosen_cells(

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from omics.eval.intervals import Interval
+from omics.eval.many_comparisons import shown_interval, shown_p
 from omics.eval.results import EvalResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from omics.eval.many_comparisons import Difference
 
 PCA = "PCA"
 
@@ -22,24 +25,24 @@ AVERAGES = {
 BIO = ("nmi", "ari", "nmi_mean", "ari_mean", "asw_label", "clisi")
 BATCH = ("graph_connectivity", "asw_batch", "ilisi", "kbet", "pcr_comparison")
 METRICS = ("avg_bio", "avg_batch", *BIO, *BATCH)
+TITLES = {
+    "avg_bio": "AvgBio",
+    "avg_batch": "AvgBatch",
+    "nmi": "NMI of labels and clusters",
+    "ari": "ARI of labels and clusters",
+    "nmi_mean": "NMI, mean over resolutions",
+    "ari_mean": "ARI, mean over resolutions",
+    "asw_label": "silhouette of labels",
+    "clisi": "cLISI",
+    "graph_connectivity": "connectivity of labels",
+    "asw_batch": "silhouette of batches",
+    "ilisi": "iLISI",
+    "kbet": "kBET",
+    "pcr_comparison": "PCR, gone since PCA",
+}
 # Of these no interval is honest: the parts of a graph depend on every cell at once, and the means
 # over resolutions stand beside the best one only to show how much was gained by choosing.
 WITHOUT_INTERVAL = ("graph_connectivity", "nmi_mean", "ari_mean")
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How far the first embedding is from another one in a metric.
-
-    Attributes:
-        interval: first minus other, on the same resampled cells.
-        p: that there is no difference; NaN where it cannot be tested.
-        p_holm: corrected for all differences of the table.
-    """
-
-    interval: Interval
-    p: float
-    p_holm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,30 +156,3 @@ class Integration:
             else:
                 parts.append(f"{first} is better than PCA at {what} ({numbers}).")
         return " ".join(parts)
-
-
-def shown_p(p: float) -> str:
-    """Return such as `p = 0.031`, of a p-value corrected for many comparisons.
-
-    Args:
-        p: the p-value; NaN where there is none.
-    """
-    if np.isnan(p):
-        return "not tested"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def shown_interval(interval: Interval | None, *, signed: bool = False) -> str:
-    """Return such as `0.814 [0.742, 0.870]`; without brackets where there is no interval.
-
-    Args:
-        interval: None for what is not defined.
-        signed: write `+` before what is above 0.
-    """
-    if interval is None:
-        return "-"
-    sign = "+" if signed else ""
-    text = f"{interval.value:{sign}.3f}"
-    if np.isnan(interval.low):
-        return text
-    return f"{text} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
