@@ -95,11 +95,17 @@ def neighbour_graph(nearest: NearestCells, groups: Array) -> csr_matrix:
         groups: int [n].
 
     Returns:
-        CSR bool [n, n], one-way: read it as undirected.
+        CSR float64 [n, n] of ones, one-way: read it as undirected.
     """
-    graph = _as_matrix(nearest, (groups[nearest.indices] == groups[:, None]).ravel())
-    graph.eliminate_zeros()
-    return graph
+    from scipy.sparse import csr_matrix
+
+    n = nearest.num_cells
+    same = groups[nearest.indices] == groups[:, None]
+    ends = np.cumsum(same.sum(axis=1), dtype=np.int32)
+    neighbours = nearest.indices[same]
+    return csr_matrix(
+        (np.ones(len(neighbours)), neighbours, np.concatenate([[0], ends])), shape=(n, n)
+    )
 
 
 def _as_matrix(nearest: NearestCells, data: Array) -> csr_matrix:
