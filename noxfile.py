@@ -37,6 +37,7 @@ PACKAGES = [
 # The optional dependencies that the tests and the quickstart need.
 TESTED_EXTRAS = [
     "attribution",
+    "integration",
     "lora",
     "ontology",
     "plots",

@@ -1,4 +1,4 @@
-"""What training does to cells whose truth was planted: four studies, each a figure and its numbers.
+"""What training does to cells whose truth was planted: five studies, each a figure and its numbers.
 
 - Every study runs the public commands, printed before they run, on cells of `omics-data
   synthesize`; only the scores are computed here. Model numbers stand beside PCA or a model that
@@ -14,7 +14,7 @@ import argparse
 import json
 import shlex
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,14 @@ import pyarrow.parquet as pq
 
 from omics.data import open_store
 from omics.data.splits import load_split
+from omics.eval.baselines import PCA_LOGISTIC
 from omics.eval.figures import COLOURS
 from omics.eval.results import read_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from omics.eval.results import EvalResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # What `omics-train test` scores, and what the figure calls it.
@@ -36,6 +39,8 @@ HEADS = {
     "annotate:batch": "batch, by the model's head",
     "annotate:cell_type": "type, by the model's head",
 }
+# Embeddings of 20 values with noise of 1: how far apart types and batches are in each.
+PLANTED = {"good": (4.0, 0.0), "mediocre": (2.0, 2.0), "random": (0.0, 0.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +164,18 @@ class Study:
         self.scores.append(
             Score(what=what, of=of, value=float(values.mean()), low=float(low), high=float(high))
         )
+
+    def add_rows(self, what: str, rows: list[EvalResult]) -> None:
+        """Add numbers that a command measured.
+
+        Args:
+            what: is measured.
+            rows: one of each method.
+        """
+        self.scores += [
+            Score(what=what, of=row.method, value=row.value, low=row.low, high=row.high)
+            for row in rows
+        ]
 
     def value(self, what: str, of: str) -> Score:
         """Return a score that was added."""
@@ -321,6 +338,43 @@ def adaptive_masking(study: Study) -> None:
         )
 
 
+def embedding_ranks(study: Study) -> None:
+    """The tool ranks a good, a mediocre and a random embedding, and says where PCA stands."""
+    study.make_cells("--types 5 --batches 3 --marker-fold 4 --batch-effect 0.2")
+    f = study.folder
+    cells = open_store(f / "cells.store").to_anndata()
+    types, batches = (
+        np.unique(study.obs(column), return_inverse=True)[1] for column in ("cell_type", "batch")
+    )
+    random = np.random.default_rng(study.seed)
+    for name, (of_type, of_batch) in PLANTED.items():
+        places = np.hstack([of_type * np.eye(5)[types], of_batch * np.eye(3)[batches]])
+        cells.obsm[name] = np.float32(
+            np.hstack([places, np.zeros((len(places), 12))]) + random.normal(size=(len(places), 20))
+        )
+    cells.write_h5ad(f / "embedded.h5ad")
+    for name in PLANTED:
+        others = " ".join(f"--use-rep {other}" for other in PLANTED if other != name)
+        run(
+            f"omics-eval integrate {f}/embedded.h5ad --label cell_type --batch batch "
+            f"--use-rep {name} {others} --results {f}/{name}.parquet --seed {study.seed}"
+        )
+        run(
+            f"omics-eval annotate {f}/embedded.h5ad --label cell_type --split {f}/split.parquet "
+            f"--use-rep {name} --out {f}/{name}.h5ad --results {f}/{name}-types.parquet"
+        )
+    first = next(iter(PLANTED))
+    rows = read_results(f / f"{first}.parquet")
+    for what, metric in (("AvgBio", "avg_bio"), ("AvgBatch", "avg_batch")):
+        study.add_rows(what, [row for row in rows if row.metric == metric])
+    found = [row for name in PLANTED for row in read_results(f / f"{name}-types.parquet")]
+    right = {row.method: row for row in found if row.metric == "accuracy"}
+    methods = {name: f"{name} + logistic" for name in PLANTED} | {"PCA": PCA_LOGISTIC}
+    study.add_rows(
+        "accuracy", [replace(right[method], method=name) for name, method in methods.items()]
+    )
+
+
 def shares_hidden(study: Study, name: str) -> Any:
     """Return the share of its tokens that each gene was hidden in, in the epoch after the last.
 
@@ -361,6 +415,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "gradient_reversal": gradient_reversal,
     "read_depth": read_depth,
     "adaptive_masking": adaptive_masking,
+    "embedding_ranks": embedding_ranks,
 }
 
 

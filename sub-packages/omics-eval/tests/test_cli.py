@@ -242,6 +242,24 @@ def test_scaled_values_have_no_baselines(command, pbmc, split_file, tmp_path):
 
 
 @pytest.mark.usefixtures("no_umap")
+def test_report_compares_files_or_keys(command, pbmc, pbmc_file, split_file, tmp_path):
+    pbmc.obsm["X_omics"] = np.random.default_rng(0).normal(size=(700, 3)).astype(np.float32)
+    pbmc.write_h5ad(tmp_path / "noise.h5ad")
+    shared = ("--label", LABEL, "--split", split_file)
+    out = tmp_path / "report.html"
+    code, _, error = command("report", pbmc_file, tmp_path / "noise.h5ad", *shared, "--out", out)
+    assert (code, error) == (0, "")
+    html = out.read_text(encoding="utf-8")
+    for part in ("pbmc + logistic regression", "It is better than noise + logistic regression"):
+        assert part in html
+    code, _, error = command(
+        *("report", pbmc_file, tmp_path / "noise.h5ad", *shared),
+        *("--use-rep", "X_omics", "--use-rep", "X_other", "--out", tmp_path / "no.html"),
+    )
+    assert (code, "one file with several: not both at once" in error) == (2, True)
+
+
+@pytest.mark.usefixtures("no_umap")
 def test_report_writes_one_page_and_names_it(command, pbmc, pbmc_file, pbmc_split, tmp_path):
     pbmc_split.save(tmp_path / "split.parquet")
     test = pbmc_split.rows("test")
@@ -286,7 +304,7 @@ def test_a_run_that_is_not_name_and_folder_is_refused(
         *("--run", text, "--out", tmp_path / "r.html"),
     )
     assert code == 2
-    assert f"--run {text!r} is not NAME=DIR" in error
+    assert f"--run {text!r} is not NAME=PATH" in error
 
 
 def test_two_runs_of_one_name_are_refused(command, pbmc_file, split_file, tmp_path):

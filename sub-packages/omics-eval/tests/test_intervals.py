@@ -15,6 +15,7 @@ from omics.eval.intervals import (
     bootstrap_t_interval,
     clopper_pearson_interval,
     confidence_interval,
+    joint_draws,
     mean_metric,
     method_for,
     paired_difference,
@@ -435,3 +436,23 @@ def test_predictions_are_resampled_and_the_metric_is_not_run_once_per_resample()
 
     bootstrap_interval(CellMetric("share", 100, values), num_resamples=2000)
     assert calls == [1, 2000]
+
+
+# Several metrics on the same resamples
+
+
+def test_joint_draws_are_those_of_each_metric_alone():
+    rng = np.random.default_rng(0)
+    first, second = mean_metric(rng.normal(size=50)), mean_metric(rng.normal(size=50))
+    both = joint_draws([first, second], num_resamples=300, seed=4)
+    alone = joint_draws([second], num_resamples=300, seed=4)
+    assert both.shape == (2, 300)
+    assert np.array_equal(both[1], alone[0])
+    found = paired_difference(first, second, num_resamples=300, seed=4)
+    assert found.low == pytest.approx(np.quantile(both[0] - both[1], 0.025))
+    assert joint_draws([], num_resamples=7).shape == (0, 7)
+
+
+def test_joint_draws_refuse_metrics_over_other_cells():
+    with pytest.raises(UsageError, match="over 3 and 4 cells are not over the same cells"):
+        joint_draws([mean_metric(np.zeros(3)), mean_metric(np.zeros(4))])

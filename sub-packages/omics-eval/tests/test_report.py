@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from omics.eval.classification import class_table, confusion_matrix, score, score_difference
+from omics.eval.comparison import compared_with_all
 from omics.eval.figures import confusion_figure, curve_figure, legend, scatter_figure
+from omics.eval.integration.integration_table import Integration
 from omics.eval.intervals import Interval
+from omics.eval.many_comparisons import Difference
 from omics.eval.report import (
     Method,
     Panel,
@@ -83,8 +86,34 @@ def small_report(**changes) -> ReportData:
         versions=[("numpy", text)],
         commands=[f"omics-eval report {text}"],
         notes=[f"note {text}"],
+        comparisons=compared_with_all(truth, predictions),
+        integration=small_integration(text),
     )
     return replace(data, **changes)
+
+
+def small_integration(text: str) -> Integration:
+    """Two embeddings by names that come from data."""
+    first = f"X_{text}"
+    scores = {
+        name: {
+            "avg_bio": Interval(value, value - 0.01, value + 0.01),
+            "nmi_mean": Interval(-0.0001, np.nan, np.nan),
+        }
+        for name, value in ((first, 0.4567), ("PCA", 0.5123))
+    }
+    difference = Difference(Interval(-0.0556, -0.0656, -0.0456), 0.001, 0.0123)
+    return Integration(
+        label=f"type {text}",
+        batch=f"donor {text}",
+        methods=tuple(scores),
+        num_cells=1234,
+        scores=scores,
+        differences={"PCA": {"avg_bio": difference}},
+        resolutions={},
+        seconds={},
+        notes=(f"remark {text}",),
+    )
 
 
 class Page(HTMLParser):
@@ -144,6 +173,13 @@ def test_the_page_says_all_that_it_was_given():
         "omics-eval report plain",
         "seed: 0",
         "Methods on the same 60 test cells",
+        "How far every other method is",
+        "PCA is better than X_plain at keeping cell types apart (0.457 beside 0.512, p = 0.012).",
+        "1,234 cells, type plain and donor plain; every metric runs from 0 to 1",
+        "AvgBio 0.457 0.447 to 0.467 0.512 0.502 to 0.522",
+        "NMI, mean over resolutions 0.000 0.000",
+        "\N{MINUS SIGN}0.056 \N{MINUS SIGN}0.066 to \N{MINUS SIGN}0.046 p = 0.012",
+        "remark plain",
     ):
         assert part in text, part
 
@@ -173,12 +209,22 @@ def test_every_image_has_a_description_and_every_table_its_headings():
 
 def test_optional_parts_may_be_absent():
     data = small_report(
-        confusion=None, panels=[], runs=[], commands=[], notes=[], facts=[], versions=[]
+        confusion=None,
+        panels=[],
+        runs=[],
+        commands=[],
+        notes=[],
+        facts=[],
+        versions=[],
+        comparisons={},
+        integration=None,
     )
     text = Page(render_report(data)).text
     assert "Good to know" not in text
     assert "Training" not in text
     assert "Commands" not in text
+    assert "every other method" not in text
+    assert "batches" not in text
 
 
 def test_the_same_data_gives_the_same_bytes():
@@ -223,6 +269,21 @@ def test_the_verdict_names_other_methods_that_did_better():
     found = verdict(replace(data, methods=[*data.methods, best]))
     assert "ore accurate here: HVG + kNN (99.0%)." in found.detail
     assert "ore accurate here" not in verdict(data).detail
+
+
+def test_the_verdict_says_how_other_embeddings_compare():
+    data = small_report()
+    close, far = (
+        {"accuracy": Difference(Interval(value, value - 0.1, value + 0.1), p, p)}
+        for value, p in ((0.01, 0.8), (-0.3, 0.0))
+    )
+    better = {"accuracy": Difference(Interval(0.2, 0.1, 0.3), 0.01, 0.02)}
+    compared = {"A + logistic regression": close, "B + logistic regression": far, "C": better}
+    detail = verdict(replace(data, comparisons={**compared, data.baseline: far})).detail
+    assert "It cannot be told apart from A + logistic regression (+0.010 [" in detail
+    assert "It is worse than B + logistic regression (\N{MINUS SIGN}0.300 [" in detail
+    assert "It is better than C (+0.200 [+0.100, +0.300], p = 0.020)." in detail
+    assert "worse than PCA" not in detail
 
 
 def test_a_model_no_better_than_the_commonest_class_is_told_so():

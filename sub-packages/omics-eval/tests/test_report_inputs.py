@@ -121,6 +121,38 @@ def test_without_predictions_the_page_is_about_the_frozen_embedding(pbmc, pbmc_s
 
 
 @pytest.mark.usefixtures("no_umap")
+def test_embeddings_stand_side_by_side(pbmc, pbmc_split):
+    generator = np.random.default_rng(0)
+    pbmc.obsm["X_random"] = generator.normal(size=(700, 4)).astype(np.float32)
+    pbmc.obsm["X_random"][pbmc_split.rows("test")[:3]] = np.nan
+    pbmc.obs["donor"] = generator.choice(["d1", "d2"], 700)
+    request = ReportRequest(label=LABEL, dataset="pbmc", others=["X_random"], batch="donor")
+    data = gather_report(pbmc, pbmc_split, request)
+    ours, random = "X_omics + logistic regression", "X_random + logistic regression"
+    assert [method.name for method in data.methods][:2] == [ours, random]
+    assert data.model == ours
+    assert list(data.comparisons) == [
+        random,
+        "PCA + logistic regression",
+        "HVG + kNN",
+        "majority class",
+    ]
+    difference = data.comparisons[random]["accuracy"]
+    scores = {method.name: method.scores.accuracy.value for method in data.methods}
+    assert difference.interval.value == pytest.approx(scores[ours] - scores[random])
+    assert difference.p_holm < 0.001
+    assert data.integration.methods == ("X_omics", "X_random", "PCA")
+    assert data.integration.num_cells == 697
+    assert [panel.picture.alt.split(":")[0] for panel in data.panels][-1] == "Label, X_random"
+    assert dict(data.facts)["Bundle of X_omics (sha256)"] == "ab" * 32
+    note = "3 test cells have no embedding in X_random (no expressed gene that the model knows)"
+    assert any(each.startswith(note) for each in data.notes)
+    html = render_report(data)
+    assert f"It is better than {random}" in html
+    assert data.integration.verdict() in html
+
+
+@pytest.mark.usefixtures("no_umap")
 def test_what_cannot_be_scored_is_said(pbmc, pbmc_split):
     train, test = pbmc_split.rows("train"), pbmc_split.rows("test")
     labels = pbmc.obs[LABEL].astype(object)

@@ -8,7 +8,7 @@ from scipy import stats
 
 from omics.eval.explained_cells import ExplainedCells
 from omics.eval.intervals import bootstrap_interval, mean_metric
-from omics.eval.top_genes import genes_by_class, holm, jaccard, names_in_common
+from omics.eval.top_genes import genes_by_class, jaccard, names_in_common
 
 NUM_GENES = 12
 
@@ -72,13 +72,6 @@ def test_one_cell_has_a_mean_and_no_test():
     assert found.top.tolist() == [3]
     assert np.isnan(found.p_holm[3])
     assert found.shared_by_halves(4, seed=0) is None
-
-
-def test_holm_is_the_step_down_method_written_out():
-    p = np.array([0.01, np.nan, 0.04, 0.03, 0.005])
-    expected = [0.03, np.nan, 0.06, 0.06, 0.02]  # (0.005 * 4, 0.01 * 3, 0.03 * 2, max(.06, .04))
-    np.testing.assert_allclose(holm(p), expected)
-    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
 def test_halves_share_planted_genes_and_hardly_any_of_noise(made):

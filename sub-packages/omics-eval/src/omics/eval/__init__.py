@@ -1,4 +1,4 @@
-"""Embeddings, annotation, attribution, baselines, intervals and one-page reports.
+"""Embeddings, annotation, integration, attribution, baselines, intervals and one-page reports.
 
 Names load on first use: scikit-learn, matplotlib and torch are imported when they are needed.
 """
@@ -13,9 +13,12 @@ _MODULE_OF = {
     "Attribution": "attribution",
     "AttributionOptions": "explained_cells",
     "CellMetric": "intervals",
+    "DatasetScores": "benchmarking.dataset_scores",
+    "Difference": "many_comparisons",
     "EvalResult": "results",
     "HiddenFigure": "hidden_values",
     "HiddenScores": "hidden_values",
+    "Integration": "integration.integration_table",
     "Interval": "intervals",
     "MeasuredScreen": "perturbation_inputs",
     "PerturbationComparison": "perturbation_comparison",
@@ -28,6 +31,7 @@ _MODULE_OF = {
     "annotate": "annotation",
     "attribute": "attribution",
     "attribute_files": "attribution",
+    "benchmark": "benchmarking.dataset_scores",
     "bin_figures": "hidden_values",
     "bootstrap_interval": "intervals",
     "bootstrap_t_interval": "intervals",
@@ -36,11 +40,14 @@ _MODULE_OF = {
     "compare_perturbations": "perturbation_comparison",
     "confidence_interval": "intervals",
     "confusion_matrix": "classification",
+    "copies_of": "benchmarking.dataset_scores",
     "differential_genes": "perturbation_scores",
     "embed": "embedding",
     "embed_file": "embedding",
     "embed_genes_file": "embedding",
     "highly_variable_genes": "highly_variable",
+    "holm": "many_comparisons",
+    "integrate": "integration.integration_scores",
     "mean_metric": "intervals",
     "method_for": "intervals",
     "paired_difference": "intervals",
@@ -52,6 +59,7 @@ _MODULE_OF = {
     "render_report": "report",
     "run_baselines": "baselines",
     "score": "classification",
+    "score_embeddings": "integration.integration_scores",
     "transfer_labels": "annotation",
     "wilson_interval": "intervals",
     "write_results": "results",

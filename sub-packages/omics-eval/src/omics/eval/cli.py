@@ -1,4 +1,4 @@
-"""The command `omics-eval`: embed, annotate, attribute, perturb, report.
+"""The command `omics-eval`, with all of its verbs but `integrate` and `benchmark`.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -17,7 +17,19 @@ import typer
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
+from omics.eval.benchmarking import benchmark_command
 from omics.eval.cell_files import read_cells, write_cells
+from omics.eval.command_options import (
+    Cells,
+    Label,
+    Out,
+    Overwrite,
+    Seed,
+    Split,
+    UseRep,
+    named_paths,
+)
+from omics.eval.integration import integrate_command
 
 if TYPE_CHECKING:
     from omics.eval.results import EvalResult
@@ -26,6 +38,10 @@ app = make_app(
     "omics-eval",
     "Embed cells with a model, transfer labels, and report how it does beside plain baselines.",
 )
+
+
+integrate_command.add_to(app)
+benchmark_command.add_to(app)
 
 
 class MethodName(StrEnum):
@@ -79,17 +95,6 @@ class TableFormat(StrEnum):
 
     parquet = "parquet"
     csv = "csv"
-
-
-Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
-Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Label = Annotated[str, typer.Option("--label", help="The column of obs with the classes.")]
-Split = Annotated[
-    Path, typer.Option("--split", help="The split of these cells, from `omics-data split`.")
-]
-UseRep = Annotated[str, typer.Option("--use-rep", help="The embedding in obsm.")]
-Seed = Annotated[int, typer.Option("--seed", help="Of baselines, UMAP and bootstrap.")]
 
 
 @app.command("embed")
@@ -352,7 +357,13 @@ def attribute_command(
 
 @app.command("report")
 def report_command(
-    source: Cells,
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="An .h5ad file with embeddings; or several of the same cells, one a bundle.",
+        ),
+    ],
     *,
     label: Label,
     split: Split,
@@ -365,7 +376,17 @@ def report_command(
         list[str] | None,
         typer.Option("--run", metavar="NAME=DIR", help="A training run to show; repeatable."),
     ] = None,
-    use_rep: UseRep = "X_omics",
+    use_rep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--use-rep",
+            help="An embedding in obsm; repeatable, the one of interest first. Default: X_omics.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="The column of batches: also score integration."),
+    ] = None,
     commands: Annotated[
         list[str] | None,
         typer.Option("--command", metavar="TEXT", help="How to reproduce it; repeatable."),
@@ -375,24 +396,35 @@ def report_command(
 ) -> None:
     """Write one offline HTML page: the verdict, methods with intervals, figures, configuration.
 
-    The baselines are computed here, on the cells and the split given.
+    The baselines are computed here, on the cells and the split given. Several embeddings, or files,
+    stand side by side; the page is about the first.
     """
     from omics.data import load_split
     from omics.data.atomic_files import write_bytes
+    from omics.eval.joined_embeddings import join_embeddings
     from omics.eval.report import render_report
     from omics.eval.report_inputs import ReportRequest, gather_report
 
     require_free(out, overwrite=overwrite)
+    keys = use_rep or ["X_omics"]
+    if len(sources) > 1 and len(keys) > 1:
+        raise UsageError(
+            "Name several files with one --use-rep, or one file with several: not both at once."
+        )
+    cells, joined = join_embeddings(sources, keys[0])
+    embeddings = joined if len(sources) > 1 else tuple(keys)
     request = ReportRequest(
         label=label,
-        dataset=source.name,
-        use_rep=use_rep,
+        dataset=sources[0].name,
+        use_rep=embeddings[0],
+        others=embeddings[1:],
+        batch=batch,
         predictions=predictions,
-        runs=_named_folders(named_runs or []),
+        runs=named_paths(named_runs or [], "--run"),
         commands=commands or [],
         seed=seed,
     )
-    page = render_report(gather_report(read_cells(source), load_split(split), request))
+    page = render_report(gather_report(cells, load_split(split), request))
     write_bytes(out, page.encode())
     say(str(out))
 
@@ -521,18 +553,6 @@ def _say_perturbations(rows: list[EvalResult]) -> None:
             for m in shown
         ]
         say(f"{method:{width}}  " + "  ".join(f"{text:23}" for text in texts).rstrip())
-
-
-def _named_folders(given: list[str]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for text in given:
-        name, equals, folder = text.partition("=")
-        if not (name.strip() and equals and folder):
-            raise UsageError(f"--run {text!r} is not NAME=DIR, such as --run pretraining=runs/pre.")
-        if name in folders:
-            raise UsageError(f"--run names {name!r} twice; give each run its own name.")
-        folders[name] = Path(folder)
-    return folders
 
 
 def _say_rows(rows: list[EvalResult], query: str) -> None:

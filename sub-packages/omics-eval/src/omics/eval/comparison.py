@@ -16,7 +16,17 @@ import numpy as np
 from omics.data.errors import InputDataError, UsageError
 from omics.eval.annotation import embedding_of, label_column, transfer_labels
 from omics.eval.baselines import PCA_LOGISTIC, counts_of, run_baselines
-from omics.eval.classification import Scores, missing_labels, score, score_difference
+from omics.eval.classification import (
+    Scores,
+    accuracy_metric,
+    code_labels,
+    macro_f1_metric,
+    missing_labels,
+    score,
+    score_difference,
+)
+from omics.eval.intervals import joint_draws
+from omics.eval.many_comparisons import differences_from_first
 from omics.eval.results import EvalResult, rows_of_scores
 
 if TYPE_CHECKING:
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from omics.data.splits import SplitTable
+    from omics.eval.many_comparisons import Difference
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -231,3 +242,29 @@ def result_rows(
             )
         )
     return rows
+
+
+def compared_with_all(
+    truth: Array, predictions: Mapping[str, Array], *, seed: int = 0
+) -> dict[str, dict[str, Difference]]:
+    """Return how far the first method is from every other one, corrected for their number.
+
+    Args:
+        truth: object [m].
+        predictions: by method, object [m]; the first is the model.
+        seed: of the bootstrap.
+
+    Returns:
+        By other method, `accuracy` and `macro_f1`: the first minus that one.
+    """
+    metrics = {
+        (method, name): metric(code_labels(truth, given))
+        for method, given in predictions.items()
+        for name, metric in (("accuracy", accuracy_metric), ("macro_f1", macro_f1_metric))
+    }
+    drawn = joint_draws(list(metrics.values()), seed=seed)
+    values: dict[str, dict[str, float]] = {method: {} for method in predictions}
+    draws: dict[str, dict[str, Array]] = {method: {} for method in predictions}
+    for ((method, name), metric), row in zip(metrics.items(), drawn, strict=True):
+        values[method][name], draws[method][name] = metric.value, row
+    return differences_from_first(values, draws)

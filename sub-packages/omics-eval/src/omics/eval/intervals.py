@@ -21,7 +21,7 @@ import numpy as np
 from omics.data.errors import UnknownNameError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -217,12 +217,7 @@ def bootstrap_interval(
     """
     _check_bootstrap(metric, level, num_resamples)
     value = metric.value
-    drawn = np.concatenate(
-        [
-            metric(_times_drawn(draws, metric.num_cells))
-            for draws in _draws(metric.num_cells, num_resamples, seed)
-        ]
-    )
+    drawn = joint_draws([metric], num_resamples=num_resamples, seed=seed)[0]
     _check_defined(metric, value, drawn)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value=value, low=float(low), high=float(high), level=level)
@@ -419,6 +414,42 @@ def paired_difference(
     return confidence_interval(
         first - second, method=method, level=level, num_resamples=num_resamples, seed=seed
     )
+
+
+def joint_draws(
+    metrics: Sequence[CellMetric], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Array:
+    """Return the values of several metrics on the same resamples of their cells.
+
+    Args:
+        metrics: over the same cells.
+        num_resamples: how often n cells are drawn with replacement.
+        seed: of the draws.
+
+    Returns:
+        float64 [metrics, resamples]; the difference of two rows is that of two metrics on each
+        resample.
+
+    Raises:
+        UsageError: metrics over other cells, or one that is undefined on a resample.
+    """
+    if not metrics:
+        return np.empty((0, num_resamples))
+    sizes = {metric.num_cells for metric in metrics}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"Metrics over {' and '.join(str(size) for size in sorted(sizes))} cells are not over the "
+            "same cells. Compare methods on one list of cells."
+        )
+    size = metrics[0].num_cells
+    blocks = [
+        np.stack([metric(weights) for metric in metrics])
+        for weights in (_times_drawn(d, size) for d in _draws(size, num_resamples, seed))
+    ]
+    drawn = np.concatenate(blocks, axis=1)
+    for metric, row in zip(metrics, drawn, strict=True):
+        _check_defined(metric, 0.0, row)
+    return drawn
 
 
 def _draws(num_cells: int, num_resamples: int, seed: int) -> Iterator[Array]:

@@ -13,14 +13,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from omics.eval.baselines import MAJORITY
+from omics.eval.baselines import HVG_KNN, MAJORITY
+from omics.eval.integration.integration_table import AVERAGES, TITLES
+from omics.eval.many_comparisons import shown_p
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from omics.eval.classification import ClassScore, Scores
     from omics.eval.figures import Key, Picture
+    from omics.eval.integration.integration_table import Integration
     from omics.eval.intervals import Interval
+    from omics.eval.many_comparisons import Difference
 
 CLEARLY_WORSE = 0.05
 
@@ -103,6 +107,9 @@ class ReportData:
         versions: of the software that made the page.
         commands: that reproduce it.
         notes: what a careful reader must know (cells left out, classes never taught, ...).
+        comparisons: the model minus each other method, by method and metric (`accuracy`,
+            `macro_f1`), p-values corrected for all of them.
+        integration: what the embeddings keep of cell types and how they mix batches.
     """
 
     dataset: str
@@ -123,6 +130,8 @@ class ReportData:
     versions: list[tuple[str, str]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    comparisons: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
+    integration: Integration | None = None
 
     def method(self, name: str) -> Method:
         """Return a row of the table by its name."""
@@ -194,9 +203,25 @@ def verdict(data: ReportData) -> Verdict:
         detail += (
             f" {'Also more' if difference.value < 0 else 'More'} accurate here: {', '.join(above)}."
         )
+    detail += "".join(_beside(data))
     if kind == "much-worse" and difference.high >= 0:
         detail += " With so few cells the interval still reaches 0: score more cells to be sure."
     return Verdict(kind, sentence, detail)
+
+
+def _beside(data: ReportData) -> Iterator[str]:
+    """Yield a sentence for each embedding that stands beside the model."""
+    for name, found in data.comparisons.items():
+        if name not in (data.baseline, HVG_KNN, MAJORITY):
+            accuracy = found["accuracy"]
+            how = (
+                "It cannot be told apart from"
+                if not accuracy.p_holm < 0.05
+                else "It is better than"
+                if accuracy.interval.value > 0
+                else "It is worse than"
+            )
+            yield f" {how} {name} ({_signed(accuracy.interval)}, {shown_p(accuracy.p_holm)})."
 
 
 def render_report(data: ReportData) -> str:
@@ -218,17 +243,20 @@ def render_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "three": lambda value: f"{value:.3f}",
+        "three": _three,
         "thousands": lambda value: f"{value:,}",
         "signed": _signed,
         "place": lambda value: f"{100 * min(max(value, 0.0), 1.0):.2f}%",
         "redacted": redacted,
+        "p": shown_p,
     }
     template = environment.get_template("report.html.j2")
     return template.render(
         data=data,
         verdict=verdict(data),
         numbers=class_numbers(data.classes),
+        averages=tuple(AVERAGES),
+        titles=TITLES,
         totals=[sum(column) for column in zip(*data.cells.values(), strict=True)],
     )
 
@@ -272,6 +300,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _signed(interval: Any) -> str:
-    text = f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+def _three(value: float) -> str:
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _signed(found: Any) -> str:
+    """Return a number, or an interval, with the sign of each."""
+    if isinstance(found, float):
+        return f"{found:+.3f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return text.replace("-", "\N{MINUS SIGN}")

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from omics.eval.classification import (
 from omics.eval.comparison import (
     LabelledSplit,
     baseline_predictions,
+    compared_with_all,
     embedding_predictions,
     labelled_split,
     score_methods,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from omics.data.splits import SplitTable
     from omics.eval.figures import Picture
+    from omics.eval.integration.integration_table import Integration
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,6 +70,8 @@ class ReportRequest:
         label: obs column.
         dataset: a name for the cells.
         use_rep: the embedding in obsm.
+        others: further embeddings in obsm, to stand beside it.
+        batch: obs column of batches, to score integration; None leaves that out.
         predictions: folder of `omics-train predict`; None when there is no fine-tuned model.
         runs: run folders by name.
         commands: that reproduce the page.
@@ -77,10 +81,17 @@ class ReportRequest:
     label: str
     dataset: str
     use_rep: str = "X_omics"
+    others: Sequence[str] = ()
+    batch: str | None = None
     predictions: Path | None = None
     runs: Mapping[str, Path] | None = None
     commands: Sequence[str] = ()
     seed: int = 0
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """All keys of obsm, the one of interest first."""
+        return (self.use_rep, *self.others)
 
 
 def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> ReportData:
@@ -108,18 +119,21 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
     scores = score_methods(cells.truth, predictions, seed=request.seed)
     confusion = confusion_matrix(cells.truth, predictions[model])
     classes = sorted({*cells.classes, *confusion.classes})
+    columns = _columns(adata, split, cells, predictions[model])
     panels, projection = _panels(
-        embedding_of(adata, request.use_rep),
-        _columns(adata, split, cells, predictions[model]),
-        classes=classes,
-        request=request,
+        embedding_of(adata, request.use_rep), columns, classes=classes, request=request
     )
+    for key in request.others:
+        column = replace(columns[0], title=f"Label, {key}")
+        more, notes = _panels(embedding_of(adata, key), [column], classes=classes, request=request)
+        panels += more
+        projection += [note for note in notes if note not in projection]
     return ReportData(
         dataset=request.dataset,
         label=request.label,
         model=model,
         baseline=PCA_LOGISTIC,
-        methods=[Method(name=n, how=_HOW[n], scores=s) for n, s in scores.items()],
+        methods=[Method(name=n, how=_how(n), scores=s) for n, s in scores.items()],
         differences=score_difference(
             cells.truth, predictions, first=model, second=PCA_LOGISTIC, seed=request.seed
         ),
@@ -137,6 +151,8 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
         versions=software_versions(),
         commands=list(request.commands),
         notes=_notes(adata, cells, request) + projection,
+        comparisons=compared_with_all(cells.truth, predictions, seed=request.seed),
+        integration=_integration(adata, request),
     )
 
 
@@ -249,12 +265,41 @@ def bundle_digest(adata: AnnData, use_rep: str) -> str:
     return str(record.get("bundle_digest", ""))
 
 
+def name_of(key: str, request: ReportRequest) -> str:
+    """Return what the logistic regression on an embedding is called.
+
+    Args:
+        key: of obsm.
+        request: of the page; the only embedding needs no name.
+    """
+    return f"{key} + logistic regression" if request.others else FROZEN
+
+
+def _how(method: str) -> str:
+    return _HOW.get(method, "that embedding, not fine-tuned here")
+
+
+def _integration(adata: AnnData, request: ReportRequest) -> Integration | None:
+    if request.batch is None:
+        return None
+    from omics.eval.integration.integration_scores import integrate
+
+    return integrate(
+        adata,
+        label=request.label,
+        batch=request.batch,
+        use_rep=request.embeddings,
+        seed=request.seed,
+    )
+
+
 def _all_predictions(
     adata: AnnData, cells: LabelledSplit, predicted: Array | None, request: ReportRequest
 ) -> tuple[dict[str, Array], str]:
     """Return predictions of the query cells by method, the model first, and the counts' place."""
     ours = {} if predicted is None else {FINE_TUNED: predicted[cells.query]}
-    ours[FROZEN] = embedding_predictions(adata, cells, use_rep=request.use_rep)
+    for key in request.embeddings:
+        ours[name_of(key, request)] = embedding_predictions(adata, cells, use_rep=key)
     baselines, place = baseline_predictions(adata, cells, seed=request.seed)
     return ours | baselines, place
 
@@ -345,12 +390,19 @@ def _facts(adata: AnnData, request: ReportRequest, place: str) -> list[tuple[str
     facts = [
         ("Cells", f"{adata.n_obs:,}"),
         ("Genes", f"{adata.n_vars:,}"),
-        ("Embedding", f"{request.use_rep}, {embedding_of(adata, request.use_rep).shape[1]} values"),
+        *(
+            ("Embedding", f"{key}, {embedding_of(adata, key).shape[1]} values")
+            for key in request.embeddings
+        ),
         ("Counts for the baselines", place),
         ("Seed", str(request.seed)),
     ]
-    digest = bundle_digest(adata, request.use_rep)
-    return [*facts, ("Bundle (sha256)", digest)] if digest else facts
+    digests = [(key, bundle_digest(adata, key)) for key in request.embeddings]
+    for key, digest in digests:
+        if digest:
+            of_key = f" of {key}" if request.others else ""
+            facts.append((f"Bundle{of_key} (sha256)", digest))
+    return facts
 
 
 def _notes(adata: AnnData, cells: LabelledSplit, request: ReportRequest) -> list[str]:
@@ -372,12 +424,14 @@ def _notes(adata: AnnData, cells: LabelledSplit, request: ReportRequest) -> list
             f"No {cells.query_name} cell is of the class {', '.join(absent)}: macro-F1 says nothing "
             "about it."
         )
-    gone = int((~usable_rows(embedding_of(adata, request.use_rep)[cells.query])).sum())
-    if gone:
-        notes.append(
-            f"{gone:,} {cells.query_name} cells have no embedding (no expressed gene that the "
-            "model knows) and count as wrong for the frozen embedding."
-        )
+    for key in request.embeddings:
+        gone = int((~usable_rows(embedding_of(adata, key)[cells.query])).sum())
+        if gone:
+            where = f" in {key}" if request.others else ""
+            notes.append(
+                f"{gone:,} {cells.query_name} cells have no embedding{where} (no expressed gene that "
+                f"the model knows) and count as wrong for the {name_of(key, request)}."
+            )
     truth, sizes = np.unique(cells.truth, return_counts=True)
     small = [f"{name} ({size})" for name, size in zip(truth, sizes, strict=True) if size < 10]
     if small:

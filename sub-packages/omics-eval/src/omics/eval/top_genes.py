@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.eval.intervals import Interval, bootstrap_interval, mean_metric
+from omics.eval.many_comparisons import holm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,25 +149,6 @@ def _tested(number: int, scores: csr_matrix, num_top: int) -> ClassGenes:
         p_holm=holm(p),
         top=order[means[order] > 0],
     )
-
-
-def holm(p: Array) -> Array:
-    """Return p-values corrected for their number by Holm's step-down method.
-
-    Args:
-        p: float64 [n]; NaN for what was not tested.
-
-    Returns:
-        float64 [n], NaN in the same places.
-
-    Source: Holm, S. (1979), Scandinavian Journal of Statistics 6, 65-70.
-    """
-    corrected = np.full(len(p), np.nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
-    return corrected
 
 
 def jaccard(first: Array, second: Array) -> Array:

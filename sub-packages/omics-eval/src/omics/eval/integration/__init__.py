@@ -1,0 +1,1 @@
+"""How well embeddings keep cell types together and mix batches, beside PCA."""
