@@ -77,7 +77,7 @@ def test_a_training_step_is_the_same_in_chunks(monkeypatch, name, tied):
     loss = LossConfig(name=name, field_name="genes", tied=tied)
     steps = []
     for chunk in (10**9, 34):
-        monkeypatch.setattr(chunked_scores, "CHUNK_SCORES", chunk)
+        monkeypatch.setattr(chunked_scores, "CHUNK_SCORES_ON_CPU", chunk)
         objective, plan = objective_of([loss], masked=(GENES,))
         model = model_of(plan)
         batch = objective.prepare(random_tokens(6), epoch=0)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     RowLoss = Callable[[Tensor, Tensor], Tensor]
 
-# Scores of a chunk: 256 MB in float32.
+# Scores of a chunk: 256 MB in float32. On a CPU fewer, which are still near when they are read again:
+# a fifth faster than all at once.
 CHUNK_SCORES = 1 << 26
+CHUNK_SCORES_ON_CPU = 1 << 23
 
 
 def summed_loss(
@@ -33,12 +35,13 @@ def summed_loss(
         rows: what is scored.
         truth: [K], of each row.
         loss: from scores [k, V] and truth [k] to losses [k].
-        chunk_scores: scores that exist at once; None takes `CHUNK_SCORES`.
+        chunk_scores: scores that exist at once; None takes what suits the device.
 
     Returns:
         A scalar, with the gradient of rows, weight and bias; not differentiable twice.
     """
-    num_rows = max(1, (chunk_scores or CHUNK_SCORES) // len(rows.weight))
+    usual = CHUNK_SCORES_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_SCORES
+    num_rows = max(1, (chunk_scores or usual) // len(rows.weight))
     layer = (rows.hidden, rows.weight, rows.bias)
     if len(truth) <= num_rows or not torch.is_grad_enabled():
         parts = zip(_split(rows.hidden, num_rows), _split(truth, num_rows), strict=True)
