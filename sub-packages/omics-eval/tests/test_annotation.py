@@ -139,3 +139,75 @@ def test_label_columns_become_text(cells):
     cells.obs["flag"] = pd.array([True, None] * 45, dtype="boolean")
     assert label_column(cells, "number")[:2].tolist() == ["1", "2"]
     assert label_column(cells, "flag")[:2].tolist() == ["True", None]
+
+
+def _two_clouds(number, *, distance, seed=0):
+    """Return cells of two overlapping classes, as an AnnData with donors."""
+    rng = np.random.default_rng(seed)
+    code = rng.integers(0, 2, number)
+    points = rng.normal(size=(number, 3)) + distance * code[:, None]
+    obs = pd.DataFrame(
+        {"kind": np.array(["a", "b"])[code], "donor": [f"d{i % 4}" for i in range(number)]},
+        index=[f"c{i}" for i in range(number)],
+    )
+    return ad.AnnData(obs=obs, obsm={"X_omics": points.astype(np.float32)})
+
+
+@pytest.mark.parametrize("groups", [None, "donor"])
+@pytest.mark.parametrize("method", METHODS)
+def test_unsure_cells_are_unknown_and_the_rest_is_right_as_often_as_wanted(method, groups):
+    cells = _two_clouds(12_000, distance=1.2)
+    reference = np.arange(2000)
+    annotate(
+        cells, label="kind", reference=reference, method=method, min_accuracy=0.92, groups=groups
+    )
+    given = cells.obs["kind_pred"].astype(str).to_numpy()[2000:]
+    closest = cells.obs["kind_closest"].astype(str).to_numpy()[2000:]
+    truth = cells.obs["kind"].to_numpy()[2000:]
+    threshold = cells.uns["kind_unknown_below"]
+    unsure = cells.obs["kind_confidence"].to_numpy()[2000:] < threshold
+    assert ((given == "unknown") == unsure).all()
+    assert (given[~unsure] == closest[~unsure]).all()
+    assert 0.1 < unsure.mean() < 0.9
+    assert (closest == truth).mean() < 0.9
+    assert (given == truth)[~unsure].mean() > 0.91
+    assert (cells.obs["kind_pred"].astype(str)[:2000] == cells.obs["kind"][:2000]).all()
+
+
+def test_where_nothing_is_sure_enough_all_are_unknown():
+    cells = _two_clouds(400, distance=0.0)
+    annotate(cells, label="kind", reference=np.arange(200), min_accuracy=0.999)
+    assert cells.uns["kind_unknown_below"] == np.inf
+    assert set(cells.obs["kind_pred"].astype(str)[200:]) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"groups": "donor"}, UsageError, "groups say what is held out"),
+        ({"min_accuracy": 1.5}, UsageError, "above 0 and at most 1"),
+        ({"min_accuracy": 0.9, "groups": "donr"}, UnknownNameError, "Did you mean 'donor'"),
+    ],
+)
+def test_thresholds_that_make_no_sense_are_refused(options, error, message):
+    cells = _two_clouds(60, distance=3.0)
+    with pytest.raises(error, match=message):
+        annotate(cells, label="kind", reference=np.arange(30), **options)
+    assert "kind_pred" not in cells.obs
+
+
+def test_too_little_to_hold_out_is_refused():
+    cells = _two_clouds(60, distance=3.0)
+    rows = np.flatnonzero(cells.obs["donor"] == "d0")
+    with pytest.raises(InputDataError, match="are of 1 group; at least two"):
+        annotate(cells, label="kind", reference=rows, min_accuracy=0.9, groups="donor")
+    rows = np.concatenate([np.flatnonzero(cells.obs["kind"] == k)[:2] for k in "ab"])
+    with pytest.raises(InputDataError, match="4 reference cells of 2 classes are too few"):
+        annotate(cells, label="kind", reference=rows, min_accuracy=0.9)
+
+
+def test_a_class_called_unknown_is_refused():
+    cells = _two_clouds(60, distance=3.0)
+    cells.obs["kind"] = cells.obs["kind"].replace("b", "unknown")
+    with pytest.raises(UsageError, match="A class of 'kind' is called 'unknown'"):
+        annotate(cells, label="kind", reference=np.arange(30), min_accuracy=0.9)

@@ -154,6 +154,33 @@ def test_annotate_writes_labels_and_scores(command, pbmc_file, split_file, pbmc_
     assert f"{rows[0].value:.3f} [{rows[0].low:.3f}, {rows[0].high:.3f}]" in lines[2]
 
 
+def test_annotate_calls_unsure_cells_unknown_and_tells_what_it_is_worth(
+    command, pbmc_file, split_file, pbmc_split, tmp_path
+):
+    code, out, _ = command(
+        *("annotate", pbmc_file, "--label", LABEL, "--split", split_file),
+        *("--min-accuracy", "0.9", "--out", tmp_path / "out.h5ad"),
+        *("--results", tmp_path / "results.parquet"),
+    )
+    assert code == 0
+    found = ad.read_h5ad(tmp_path / "out.h5ad")
+    test = pbmc_split.rows("test")
+    given, closest, truth = (
+        found.obs[name].astype(str).to_numpy()[test]
+        for name in (f"{LABEL}_pred", f"{LABEL}_closest", LABEL)
+    )
+    rows = {row.metric: row for row in read_results(tmp_path / "results.parquet")[-3:]}
+    assert set(rows) == {"calibration_error", "answered", "accuracy_of_answered"}
+    known = given != "unknown"
+    assert rows["answered"].value == pytest.approx(known.mean())
+    assert rows["accuracy_of_answered"].value == pytest.approx((given == truth)[known].mean())
+    assert rows["accuracy_of_answered"].n == known.sum()
+    first = read_results(tmp_path / "results.parquet")[0]
+    assert first.value == pytest.approx((closest == truth).mean())
+    assert "unknown below" in out
+    assert f"{rows['answered'].value:.3f} [" in out
+
+
 @pytest.mark.parametrize("method", ["knn", "centroid"])
 def test_annotate_as_json(command, pbmc_file, split_file, tmp_path, method):
     code, out, _ = command(

@@ -4,7 +4,8 @@
   nearest votes), `centroid` (nearest class mean). Each also says how sure it is, per cell.
 - A query cell whose embedding is NaN gets no label (None) and confidence NaN: cells are never
   dropped or reordered. A reference cell whose embedding is NaN teaches nothing.
-- Confidence is the method's own probability of its answer; it is not calibrated on other data.
+- Confidence is the method's own probability of its answer. With `min_accuracy` it is held against
+  held-out reference cells, and cells below the threshold found there are `unknown`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from omics.data.errors import InputDataError, UnknownNameError, UsageError, nearest
 from omics.eval.classification import missing_labels
+from omics.eval.confidence_calibration import lowest_trusted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +28,8 @@ Method = Literal["logistic", "knn", "centroid"]
 METHODS: tuple[str, ...] = get_args(Method)
 NUM_NEIGHBOURS = 15
 MAX_ITERATIONS = 5000
+NUM_FOLDS = 5
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,9 @@ def annotate(
     reference: Array,
     use_rep: str = "X_omics",
     method: str = "logistic",
+    min_accuracy: float | None = None,
+    groups: str | None = None,
+    seed: int = 0,
     key_added: str | None = None,
     overwrite: bool = False,
 ) -> AnnData:
@@ -128,22 +135,33 @@ def annotate(
         reference: int [n] rows, or bool [n_cells]; unlabelled ones among them teach nothing.
         use_rep: the embedding in `obsm`.
         method: `logistic`, `knn` or `centroid`.
+        min_accuracy: share of the answers that is to be right: less sure cells are `unknown`, by a
+            threshold found by cross-validation of the reference; None answers all.
+        groups: obs column, such as the donor, of which whole groups are held out for that.
+        seed: of what is held out.
         key_added: prefix of the new columns; the label column by default.
         overwrite: replace columns of these names.
 
     Returns:
         The same object, with `obs[KEY_pred]` (categorical; a reference cell keeps its own label)
         and `obs[KEY_confidence]` (float32; NaN for reference cells and cells without an answer).
+        With `min_accuracy`, also `obs[KEY_closest]`, the answers before any became `unknown`, and
+        `uns[KEY_unknown_below]`, the threshold.
 
     Raises:
         UnknownNameError: no such column, embedding or method.
-        UsageError: a new column exists and may not be replaced.
-        InputDataError: fewer than two classes among the reference.
+        UsageError: a new column exists and may not be replaced; a class is called `unknown`; groups
+            without `min_accuracy`.
+        InputDataError: fewer than two classes among the reference, or too few cells or groups to
+            hold some out.
     """
     import pandas as pd
 
     key = key_added or label
-    present = [name for name in (f"{key}_pred", f"{key}_confidence") if name in adata.obs]
+    added = [f"{key}_pred", f"{key}_confidence", *([f"{key}_closest"] if min_accuracy else [])]
+    present = [name for name in added if name in adata.obs]
+    if groups is not None and min_accuracy is None:
+        raise UsageError("groups say what is held out to find min_accuracy: give it, too.")
     if present and not overwrite:
         raise UsageError(
             f"obs already holds {present[0]!r}. Give another key_added, or allow it to be "
@@ -162,9 +180,96 @@ def annotate(
     predicted[~in_reference] = given.labels
     confidence = np.full(adata.n_obs, np.nan, np.float32)
     confidence[~in_reference] = given.confidence
-    adata.obs[f"{key}_pred"] = pd.Categorical(predicted, categories=list(given.classes))
+    classes = list(given.classes)
+    if min_accuracy is not None:
+        threshold = _threshold(
+            adata, embedding, labels, taught, (method, min_accuracy, groups, seed)
+        )
+        if UNKNOWN in classes:
+            raise UsageError(f"A class of {label!r} is called {UNKNOWN!r}. Rename it.")
+        adata.obs[f"{key}_closest"] = pd.Categorical(predicted, categories=classes)
+        unsure = np.zeros(adata.n_obs, bool)
+        unsure[~in_reference] = given.confidence < threshold
+        predicted = predicted.copy()
+        predicted[unsure] = UNKNOWN
+        classes = [*classes, UNKNOWN]
+        adata.uns[f"{key}_unknown_below"] = threshold
+    adata.obs[f"{key}_pred"] = pd.Categorical(predicted, categories=classes)
     adata.obs[f"{key}_confidence"] = confidence
     return adata
+
+
+def _threshold(
+    adata: AnnData,
+    embedding: Array,
+    labels: Array,
+    taught: Array,
+    how: tuple[str, float, str | None, int],
+) -> float:
+    """Return the confidence below which a cell is unknown, found on the reference cells."""
+    method, min_accuracy, groups, seed = how
+    donors = None if groups is None else label_column(adata, groups)[taught].astype(str)
+    confidence, right = held_out_answers(
+        embedding[taught], labels[taught], method=method, groups=donors, seed=seed
+    )
+    return lowest_trusted(confidence, right, min_accuracy=min_accuracy)
+
+
+def held_out_answers(
+    reference: Array,
+    labels: Array,
+    *,
+    method: str,
+    groups: Array | None = None,
+    seed: int = 0,
+) -> tuple[Array, Array]:
+    """Answer reference cells by others of them.
+
+    Args:
+        reference: float [n, d].
+        labels: object [n], none missing.
+        method: see `transfer_labels`.
+        groups: [n], such as donors, that are held out whole; None holds cells out.
+        seed: of the folds.
+
+    Returns:
+        Confidence float64 [m] and whether it was right, bool [m], of the cells with an embedding.
+
+    Raises:
+        InputDataError: fewer than two groups, or two cells of two classes.
+    """
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+
+    kept = usable_rows(reference)
+    points, known = reference[kept], np.asarray(labels, dtype=object)[kept]
+    sizes = np.unique(known.astype(str), return_counts=True)[1]
+    folds: Any
+    if groups is not None:
+        donors = np.asarray(groups).astype(str)[kept]
+        number = len(np.unique(donors))
+        if number < 2:
+            raise InputDataError(
+                f"The reference cells are of {number} group; at least two are needed to hold one "
+                "out. Leave --groups out, or choose another column."
+            )
+        folds = GroupKFold(min(NUM_FOLDS, number)).split(points, groups=donors)
+    elif len(sizes) < 2 or len(known) < NUM_FOLDS:
+        raise InputDataError(
+            f"{len(known)} reference cells of {len(sizes)} classes are too few to find a "
+            "threshold of confidence. Leave --min-accuracy out."
+        )
+    elif sizes.min() < NUM_FOLDS:
+        folds = KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(points)
+    else:
+        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed).split(
+            points, known.astype(str)
+        )
+    confidence, right = np.full(len(known), np.nan), np.zeros(len(known), np.bool_)
+    for taught, asked in folds:
+        given = transfer_labels(points[taught], known[taught], points[asked], method=method)
+        confidence[asked] = given.confidence
+        right[asked] = given.labels == known[asked]
+    return confidence, right
 
 
 def label_column(adata: AnnData, label: str) -> Array:

@@ -1,4 +1,4 @@
-"""The command `omics-eval`, with all of its verbs but `integrate` and `benchmark`.
+"""The command `omics-eval`, with most of its verbs.
 
 - Every verb reads an input, leaves it as it is, and writes one output, whole or not at all.
 - Outputs are refused before any work is done; so are names that the input does not have.
@@ -17,16 +17,14 @@ import typer
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
+from omics.eval import annotate_command
 from omics.eval.benchmarking import benchmark_command
-from omics.eval.cell_files import read_cells, write_cells
 from omics.eval.command_options import (
-    Cells,
     Label,
     Out,
     Overwrite,
     Seed,
     Split,
-    UseRep,
     named_paths,
 )
 from omics.eval.integration import integrate_command
@@ -40,16 +38,9 @@ app = make_app(
 )
 
 
+annotate_command.add_to(app)
 integrate_command.add_to(app)
 benchmark_command.add_to(app)
-
-
-class MethodName(StrEnum):
-    """Methods of `annotate`."""
-
-    logistic = "logistic"
-    knn = "knn"
-    centroid = "centroid"
 
 
 class ValuesName(StrEnum):
@@ -178,74 +169,6 @@ def embed_command(
     gone = record["num_without_embedding"]
     without = f"; {gone:,} cells without one (see obs['omics_reason'])" if gone else ""
     say(f"{out}: {record['num_cells']:,} cells with obsm[{key_added!r}]{without}")
-
-
-@app.command("annotate")
-def annotate_command(
-    source: Cells,
-    *,
-    label: Label,
-    split: Split,
-    out: Out,
-    use_rep: UseRep = "X_omics",
-    method: Annotated[
-        MethodName, typer.Option("--method", help="How labels are transferred.")
-    ] = MethodName.logistic,
-    query: Annotated[str, typer.Option("--query", help="The split to score.")] = "test",
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Also write the scores, as Parquet.")
-    ] = None,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Label all cells outside the training split by its cells, and score the labelled ones.
-
-    The scores of plain baselines on the same cells stand beside: a model that does not beat them
-    has not helped.
-    """
-    from omics.data import load_split
-    from omics.eval.annotation import annotate
-    from omics.eval.comparison import baseline_predictions, labelled_split, result_rows
-    from omics.eval.report_inputs import bundle_digest
-    from omics.eval.results import write_results
-
-    for path in (out, results):
-        if path is not None:
-            require_free(path, overwrite=overwrite)
-    adata, table = read_cells(source), load_split(split)
-    cells = labelled_split(adata, table, label=label, query=query)
-    reference = table.rows("train")
-    annotate(
-        adata,
-        label=label,
-        reference=reference,
-        use_rep=use_rep,
-        method=method.value,
-        overwrite=overwrite,
-    )
-    given = adata.obs[f"{label}_pred"].astype(object).to_numpy()[cells.query]
-    name = f"{use_rep} + {method.value}"
-    baselines, _ = baseline_predictions(adata, cells, seed=seed)
-    rows = result_rows(
-        cells,
-        {name: given, **baselines},
-        task=f"annotate:{label}",
-        dataset=source.name,
-        bundles={name: bundle_digest(adata, use_rep)},
-        seed=seed,
-    )
-    write_cells(adata, out)
-    if results is not None:
-        write_results(results, rows)
-    if as_json:
-        record = {"out": str(out), "query": query, "untaught_classes": cells.untaught}
-        print_json({**record, "results": [asdict(row) for row in rows]})
-        return
-    _say_rows(rows, query)
-    for absent in cells.untaught:
-        say(f"No training cell is of the class {absent!r}: its {query} cells count as wrong.")
-    say(f"{out}: obs[{label + '_pred'!r}] and obs[{label + '_confidence'!r}]")
 
 
 @app.command("attribute")
@@ -553,19 +476,6 @@ def _say_perturbations(rows: list[EvalResult]) -> None:
             for m in shown
         ]
         say(f"{method:{width}}  " + "  ".join(f"{text:23}" for text in texts).rstrip())
-
-
-def _say_rows(rows: list[EvalResult], query: str) -> None:
-    """Print one line a method: accuracy and macro-F1 with their intervals."""
-    by_method: dict[str, dict[str, str]] = {}
-    for row in rows:
-        shown = f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-        by_method.setdefault(row.method, {})[row.metric.removesuffix("_difference")] = shown
-    width = max(len(name) for name in by_method)
-    say(f"{rows[0].n:,} {query} cells, 95% intervals")
-    say(f"{'':{width}}  {'accuracy':24}  macro-F1")
-    for name, values in by_method.items():
-        say(f"{name:{width}}  {values['accuracy']:24}  {values['macro_f1']}")
 
 
 def main() -> None:

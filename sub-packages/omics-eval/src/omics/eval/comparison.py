@@ -25,7 +25,8 @@ from omics.eval.classification import (
     score,
     score_difference,
 )
-from omics.eval.intervals import joint_draws
+from omics.eval.confidence_calibration import calibration_error_metric
+from omics.eval.intervals import confidence_interval, joint_draws, wilson_interval
 from omics.eval.many_comparisons import differences_from_first
 from omics.eval.results import EvalResult, rows_of_scores
 
@@ -242,6 +243,70 @@ def result_rows(
             )
         )
     return rows
+
+
+def confidence_rows(
+    truth: Array,
+    given: Array,
+    confidence: Array,
+    *,
+    unknown_below: float | None,
+    task: str,
+    dataset: str,
+    method: str,
+    bundle: str = "",
+    seed: int = 0,
+) -> list[EvalResult]:
+    """Return what confidences are worth on query cells.
+
+    Args:
+        truth: object [m].
+        given: object [m], the answers; None for a cell without one.
+        confidence: float [m].
+        unknown_below: the threshold of trust; None where there is none.
+        task: see `EvalResult`.
+        dataset: see `EvalResult`.
+        method: see `EvalResult`.
+        bundle: see `EvalResult`.
+        seed: of the bootstrap.
+
+    Returns:
+        `calibration_error` of the answered cells; with a threshold also `answered`, the share of
+        cells at or above it, and `accuracy_of_answered`. Nothing where no cell is answered.
+    """
+    answered = ~np.isnan(confidence)
+    if not answered.any():
+        return []
+    right = (given == truth) & answered
+    found = [
+        (
+            "calibration_error",
+            confidence_interval(
+                calibration_error_metric(confidence[answered], right[answered]), seed=seed
+            ),
+            int(answered.sum()),
+        )
+    ]
+    if unknown_below is not None:
+        trusted = answered & (np.nan_to_num(confidence, nan=-1.0) >= unknown_below)
+        number = int(trusted.sum())
+        found.append(("answered", wilson_interval(number, len(truth)), len(truth)))
+        if number:
+            kept = wilson_interval(int(right[trusted].sum()), number)
+            found.append(("accuracy_of_answered", kept, number))
+    return [
+        EvalResult.of(
+            interval,
+            task=task,
+            dataset=dataset,
+            method=method,
+            metric=metric,
+            n=n,
+            seed=seed,
+            bundle=bundle,
+        )
+        for metric, interval, n in found
+    ]
 
 
 def compared_with_all(
