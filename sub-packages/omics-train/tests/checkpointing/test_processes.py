@@ -212,11 +212,13 @@ signal.pause()
 
     def ask_when_ready(_):
         (folder,) = set(reports)
-        if len(list(folder.glob("ready-*"))) == 2:
+        # Once: a second signal ends everything at once.
+        if not asked and len(list(folder.glob("ready-*"))) == 2:
+            asked.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
 
-    reports = []
+    reports, asked = [], []
     temporary = processes.tempfile.TemporaryDirectory
 
     def noted(prefix):
@@ -226,7 +228,8 @@ signal.pause()
 
     monkeypatch.setattr(processes.subprocess, "Popen", other)
     monkeypatch.setattr(processes.tempfile, "TemporaryDirectory", noted)
-    monkeypatch.setattr(processes, "time", SimpleNamespace(sleep=ask_when_ready))
+    patched = SimpleNamespace(sleep=ask_when_ready, monotonic=time.monotonic)
+    monkeypatch.setattr(processes, "time", patched)
     before = signal.getsignal(signal.SIGTERM)
     train_in_processes(setting(atlas, tmp_path, *TWO), tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
