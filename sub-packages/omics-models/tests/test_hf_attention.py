@@ -62,6 +62,42 @@ def test_rows_of_equal_length_need_no_offsets():
     torch.testing.assert_close(_bert("omics")(input_ids=ids).last_hidden_state, expected)
 
 
+def _modernbert(implementation):
+    config = transformers.ModernBertConfig(
+        vocab_size=30,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        local_attention=8,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        cls_token_id=1,
+        sep_token_id=2,
+        attn_implementation=implementation,
+    )
+    torch.manual_seed(0)
+    return transformers.ModernBertModel(config).eval()
+
+
+def test_windows_reach_as_far_as_theirs():
+    ids = torch.randint(3, 30, (2, 40), generator=torch.Generator().manual_seed(1))
+    expected = _modernbert("eager")(input_ids=ids).last_hidden_state
+    found = _modernbert("omics")(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_offsets_that_are_filled_again_are_read_again():
+    model, first, second = _bert("omics").eval(), [4, 7], [6, 5]
+    batches = [_flat([torch.arange(1, n + 1) for n in lengths]) for lengths in (first, second)]
+    expected = model(**batches[1]).last_hidden_state
+    model(**batches[0])
+    offsets = batches[0]["cu_seq_lens_q"].copy_(batches[1]["cu_seq_lens_q"])
+    found = model(**{**batches[1], "cu_seq_lens_q": offsets}).last_hidden_state
+    torch.testing.assert_close(found, expected)
+
+
 def test_padding_is_refused():
     ids = torch.ones(2, 4, dtype=torch.long)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])

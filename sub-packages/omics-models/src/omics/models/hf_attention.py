@@ -69,19 +69,26 @@ def attend(
     _refuse_others(module, query, key, attention_mask, dropout)
     rows, heads, width, size = query.shape
     if cu_seq_lens_q is None:
-        offsets = torch.arange(rows + 1) * width
-        layout = RaggedLayout.from_offsets(offsets, query.device)
-    elif cu_seq_lens_q in _layouts:
-        layout = _layouts[cu_seq_lens_q]
+        layout = RaggedLayout.from_offsets(torch.arange(rows + 1) * width, query.device)
     else:
-        layout = RaggedLayout.from_offsets(cu_seq_lens_q, query.device)
-        _layouts[cu_seq_lens_q] = layout
+        layout = _layout_of(cu_seq_lens_q, query.device)
     q, k, v = (x.transpose(1, 2).reshape(rows * width, -1, size) for x in (query, key, value))
     # Backends scale by D ** -0.5 on their own.
     q = q if scaling is None else q * (scaling * size**0.5)
-    window = getattr(module, "sliding_window", None) or others.get("sliding_window")
-    mixed = BACKENDS["auto"](q, k, v, layout, window)
+    # Theirs counts the token itself, ours the tokens beside it.
+    span = others.get("sliding_window")
+    mixed = BACKENDS["auto"](q, k, v, layout, None if span is None else span - 1)
     return mixed.view(rows, width, heads, size), None
+
+
+def _layout_of(offsets: Tensor, device: torch.device) -> RaggedLayout:
+    """Return the layout of offsets, which all layers of a forward pass have in common."""
+    version, layout = _layouts.get(offsets, (-1, None))
+    filled = offsets._version  # noqa: SLF001 - torch has no other name for it
+    if layout is None or version != filled:  # The same tensor may be filled again.
+        layout = RaggedLayout.from_offsets(offsets, device)
+        _layouts[offsets] = filled, layout
+    return layout
 
 
 def no_padding(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> Tensor | None:
