@@ -156,7 +156,7 @@ def test_masked_mse_is_over_the_hidden_tokens():
 def test_masked_cross_entropy_of_gene_ids():
     losses = [LossConfig(name="cross_entropy", field_name="genes")]
     _, batch, output, sums = run(losses, masked=(GENES,))
-    scores = output.scored["genes_token_scores"].scores().log_softmax(-1).detach().numpy()
+    scores = output.fields["genes_token_scores"].log_softmax(-1).detach().numpy()
     truth = batch.questions["genes"].values
     expected = -scores[np.arange(len(truth)), truth].sum()
     assert sums["genes_masked_cross_entropy"] == pytest.approx(float(expected), rel=1e-5)

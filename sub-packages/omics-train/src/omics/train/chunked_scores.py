@@ -42,12 +42,9 @@ def summed_loss(
     """
     usual = CHUNK_SCORES_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_SCORES
     num_rows = max(1, (chunk_scores or usual) // len(rows.weight))
+    if len(truth) <= num_rows:
+        return loss(rows.scores(), truth).sum()
     layer = (rows.hidden, rows.weight, rows.bias)
-    if len(truth) <= num_rows or not torch.is_grad_enabled():
-        parts = zip(_split(rows.hidden, num_rows), _split(truth, num_rows), strict=True)
-        return torch.stack(
-            [loss(F.linear(some, *layer[1:]), known).sum() for some, known in parts]
-        ).sum()
     total: Tensor = _SummedLoss.apply(loss, num_rows, truth, *layer)  # type: ignore[no-untyped-call]
     return total
 

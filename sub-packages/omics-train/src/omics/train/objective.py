@@ -227,7 +227,8 @@ class Objective:
             batch.tokens,
             batch.layout,
             field_tokens=tokens,
-            scores_later=True,
+            # Validation reads scores twice, for the loss and for metrics.
+            scores_later=torch.is_grad_enabled(),
             wced=tuple(spec.name for spec in self.decoded_fields),
             wced_genes=self.decoded,
         )
