@@ -156,6 +156,8 @@ class Loader:
     def _set_order(self, order: RowOrder) -> None:
         self.order = self._packed(order)
         self._epoch_rows = self.order.bind(self.store, self._rows)
+        # A run asks for those of all of its epochs, and each takes a draw of the order.
+        self._counts: dict[int, int] = {}
         self._drawn: tuple[int, Array] | None = None
         self._planned: tuple[tuple[int, int], BatchPlan] | None = None
 
@@ -178,7 +180,10 @@ class Loader:
         Args:
             epoch: not negative.
         """
-        return len(self._plan(0, epoch))
+        key = epoch if self._budget is not None else 0
+        if key not in self._counts:
+            self._counts[key] = len(self._plan(0, epoch))
+        return self._counts[key]
 
     @property
     def epoch(self) -> int:
