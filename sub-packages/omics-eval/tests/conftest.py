@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -11,7 +12,9 @@ from attribution_parts import Planted, planted
 from scipy import sparse
 from sklearn.model_selection import train_test_split
 
+from omics.data.command_line import Verbosity
 from omics.data.splits import SplitTable
+from omics.eval.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +40,23 @@ def split_of(adata: ad.AnnData, codes: Any) -> SplitTable:
 def split_by() -> Callable[[ad.AnnData, Any], SplitTable]:
     """A split of cells by codes: 0 train, 1 validation, 2 test."""
     return split_of
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str, str]]:
+    """Run `omics-eval` with arguments; gives exit code, output and errors."""
+
+    def call(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
+        monkeypatch.setattr(Verbosity, "quiet", False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import anndata as ad
 import numpy as np
@@ -9,26 +8,11 @@ import pandas as pd
 import pytest
 
 from omics.data import convert, load_split, make_split, synthesize
-from omics.data.command_line import Verbosity
 from omics.eval import attribute
-from omics.eval.cli import main
 from omics.eval.embedding import embed
 from omics.eval.results import read_results
 
 LABEL = "bulk_labels"
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
-        monkeypatch.setattr(Verbosity, "quiet", False)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

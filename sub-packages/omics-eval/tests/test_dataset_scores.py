@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -11,12 +9,10 @@ import pytest
 from scipy import sparse
 
 from omics.data import convert
-from omics.data.command_line import Verbosity
 from omics.data.errors import UnknownNameError, UsageError
 from omics.data.published_datasets import read_datasets
 from omics.eval import read_results
 from omics.eval.benchmarking.dataset_scores import ZERO_SHOT, benchmark, copies_of
-from omics.eval.cli import main
 
 TABLE = """
 [ours]
@@ -44,19 +40,6 @@ published = "nowhere"
 organism = "human"
 task = "integration"
 """
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
-        monkeypatch.setattr(Verbosity, "quiet", False)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

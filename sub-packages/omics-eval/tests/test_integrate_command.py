@@ -1,27 +1,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from integration_cells import counted_cells
 
-from omics.data.command_line import Verbosity
 from omics.eval import read_results
-from omics.eval.cli import main
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
-        monkeypatch.setattr(Verbosity, "quiet", False)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

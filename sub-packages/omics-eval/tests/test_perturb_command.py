@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import anndata as ad
 import numpy as np
@@ -11,24 +10,9 @@ import pandas as pd
 import pytest
 
 from omics.data import convert, make_perturbation_split
-from omics.data.command_line import Verbosity
 from omics.eval import read_results
-from omics.eval.cli import main
 
 GENES = [f"g{i}" for i in range(20)]
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
-        monkeypatch.setattr(Verbosity, "quiet", False)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

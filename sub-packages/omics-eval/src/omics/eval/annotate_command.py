@@ -99,6 +99,9 @@ def _annotate(
         seed=seed,
         overwrite=overwrite,
     )
+    unknown_below = None
+    if min_accuracy is not None:
+        unknown_below = adata.uns[f"{label}_unknown_below"]
     # Scores are of all answers, also of those that are not trusted; what is trusted has its own.
     answers = f"{label}_pred" if min_accuracy is None else f"{label}_closest"
     given = adata.obs[answers].astype(object).to_numpy()[cells.query]
@@ -116,7 +119,7 @@ def _annotate(
         cells.truth,
         given,
         adata.obs[f"{label}_confidence"].to_numpy()[cells.query],
-        unknown_below=adata.uns.get(f"{label}_unknown_below") if min_accuracy else None,
+        unknown_below=unknown_below,
         task=f"annotate:{label}",
         dataset=source.name,
         method=name,
@@ -131,7 +134,7 @@ def _annotate(
         print_json({**record, "results": [asdict(row) for row in rows]})
         return
     _say_rows(rows, query)
-    for line in _confidence_lines(rows, adata.uns.get(f"{label}_unknown_below"), min_accuracy):
+    for line in _confidence_lines(rows, unknown_below, min_accuracy):
         say(line)
     for absent in cells.untaught:
         say(f"No training cell is of the class {absent!r}: its {query} cells count as wrong.")

@@ -158,7 +158,9 @@ def annotate(
     import pandas as pd
 
     key = key_added or label
-    added = [f"{key}_pred", f"{key}_confidence", *([f"{key}_closest"] if min_accuracy else [])]
+    added = [f"{key}_pred", f"{key}_confidence"]
+    if min_accuracy is not None:
+        added.append(f"{key}_closest")
     present = [name for name in added if name in adata.obs]
     if groups is not None and min_accuracy is None:
         raise UsageError("groups say what is held out to find min_accuracy: give it, too.")
@@ -182,11 +184,13 @@ def annotate(
     confidence[~in_reference] = given.confidence
     classes = list(given.classes)
     if min_accuracy is not None:
-        threshold = _threshold(
-            adata, embedding, labels, taught, (method, min_accuracy, groups, seed)
-        )
         if UNKNOWN in classes:
             raise UsageError(f"A class of {label!r} is called {UNKNOWN!r}. Rename it.")
+        donors = None if groups is None else label_column(adata, groups)[taught]
+        sure, right = held_out_answers(
+            embedding[taught], labels[taught], method=method, groups=donors, seed=seed
+        )
+        threshold = lowest_trusted(sure, right, min_accuracy=min_accuracy)
         adata.obs[f"{key}_closest"] = pd.Categorical(predicted, categories=classes)
         unsure = np.zeros(adata.n_obs, bool)
         unsure[~in_reference] = given.confidence < threshold
@@ -197,22 +201,6 @@ def annotate(
     adata.obs[f"{key}_pred"] = pd.Categorical(predicted, categories=classes)
     adata.obs[f"{key}_confidence"] = confidence
     return adata
-
-
-def _threshold(
-    adata: AnnData,
-    embedding: Array,
-    labels: Array,
-    taught: Array,
-    how: tuple[str, float, str | None, int],
-) -> float:
-    """Return the confidence below which a cell is unknown, found on the reference cells."""
-    method, min_accuracy, groups, seed = how
-    donors = None if groups is None else label_column(adata, groups)[taught].astype(str)
-    confidence, right = held_out_answers(
-        embedding[taught], labels[taught], method=method, groups=donors, seed=seed
-    )
-    return lowest_trusted(confidence, right, min_accuracy=min_accuracy)
 
 
 def held_out_answers(
