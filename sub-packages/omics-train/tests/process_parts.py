@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -31,3 +33,21 @@ def _joined(rank: int, port: int, work: Callable[[int], Any], results: Any) -> N
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     results[rank] = work(rank)
     dist.destroy_process_group()
+
+
+def as_launched(rank: int, port: int) -> None:
+    """Make this process one of two that a launcher has started.
+
+    Args:
+        rank: of this one.
+        port: that both meet at.
+    """
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS="1",
+    )
+    torch.set_num_threads(1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from process_parts import as_launched
 from resume_parts import assert_same_run, stop_after_each_step, train_in_pieces
 from run_parts import SMALL, compose
 
@@ -60,15 +61,7 @@ def recorded_rows(monkeypatch):
 
 def _runs(rank, port, folder, configs, results):
     """Run all that is to be run by two processes of a launcher."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-    )
-    torch.set_num_threads(1)
+    as_launched(rank, port)
     with pytest.MonkeyPatch.context() as patched:
         rows = recorded_rows(patched)
         train(configs["whole"], folder / "whole")

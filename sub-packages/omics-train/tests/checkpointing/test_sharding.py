@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from process_parts import as_launched
 from resume_parts import assert_same_run, stop_after_each_step, train_in_pieces
 from run_parts import SMALL, compose
 from torch.distributed.tensor import DTensor
@@ -61,15 +61,7 @@ def shares_of(model):
 
 def _runs(rank, port, folder, configs, results):
     """Run all that is to be run by two processes of a launcher."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        OMP_NUM_THREADS="1",
-    )
-    torch.set_num_threads(1)
+    as_launched(rank, port)
     take, seen = lightning_module.training_step, []
 
     def recorded(model, batch, objective):

@@ -35,6 +35,7 @@ _MODULE_OF = {
     "bin_figures": "hidden_values",
     "bootstrap_interval": "intervals",
     "bootstrap_t_interval": "intervals",
+    "calibration": "confidence_calibration",
     "class_table": "classification",
     "clopper_pearson_interval": "intervals",
     "compare_perturbations": "perturbation_comparison",
