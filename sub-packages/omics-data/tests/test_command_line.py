@@ -26,13 +26,6 @@ from omics.data.errors import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _restore():
-    yield
-    Verbosity.quiet = False
-    Verbosity.traceback = False
-
-
 def command_that(action, monkeypatch, *arguments):
     """Run a command with one verb `go`; return its exit code."""
     app = make_app("omics-data", "A command.")

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 from omics.data import open_store
-from omics.data.command_line import Verbosity, make_app, run
+from omics.data.command_line import make_app, run
 from omics.data.commands.convert_command import add_to
 
 
@@ -20,8 +20,6 @@ from omics.data.commands.convert_command import add_to
 def command(monkeypatch, capsys, tmp_path):
     """Run the verb in the test's folder; return its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Verbosity, "quiet", False)
-    monkeypatch.setattr(Verbosity, "traceback", False)
     monkeypatch.setenv("COLUMNS", "200")
     app = make_app("omics-data", "Test.")
     add_to(app)

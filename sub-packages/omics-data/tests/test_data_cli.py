@@ -16,7 +16,6 @@ from scipy import sparse
 
 from omics.data import load_split, open_store, synthesize
 from omics.data.cli import main
-from omics.data.command_line import Verbosity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +29,6 @@ def omics_data(
 ) -> Run:
     """Run the command in the test's folder; return its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Verbosity, "quiet", False)
-    monkeypatch.setattr(Verbosity, "traceback", False)
     # Help and usage errors are laid out for the width of the terminal.
     monkeypatch.setenv("COLUMNS", "200")
 

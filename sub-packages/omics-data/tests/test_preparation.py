@@ -13,7 +13,6 @@ from scipy.sparse import csr_matrix
 from omics.data import Preparation, load_split, open_store, prepare, synthesize
 from omics.data import preparation as module
 from omics.data.checked_table import read_checked_table
-from omics.data.command_line import Verbosity
 from omics.data.errors import (
     ExistingPathError,
     InputDataError,
@@ -275,8 +274,6 @@ def command(monkeypatch, capsys, tmp_path):
     from omics.data.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Verbosity, "quiet", False)
-    monkeypatch.setattr(Verbosity, "traceback", False)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["omics-data", "prepare", *map(str, arguments)])

@@ -12,7 +12,6 @@ from attribution_parts import Planted, planted
 from scipy import sparse
 from sklearn.model_selection import train_test_split
 
-from omics.data.command_line import Verbosity
 from omics.data.splits import SplitTable
 from omics.eval.cli import main
 
@@ -50,7 +49,6 @@ def command(
 
     def call(*arguments: object) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["omics-eval", *map(str, arguments)])
-        monkeypatch.setattr(Verbosity, "quiet", False)
         with pytest.raises(SystemExit) as ended:
             main()
         said = capsys.readouterr()

@@ -13,7 +13,6 @@ import torch
 from run_parts import SMALL, compose
 
 from omics.data.cell_source import open_cells
-from omics.data.command_line import Verbosity
 from omics.train import throughput, training_curves
 from omics.train.batch_window import fill_totals
 from omics.train.flops import kept_values, training_flops
@@ -212,7 +211,6 @@ def test_curves_say_what_they_need(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is drawn of nothing, and nothing fails without matplotlib."""
-    monkeypatch.setattr(Verbosity, "quiet", False)
     write_curves(tmp_path, History())
     assert capsys.readouterr().out == ""
     history = History()

@@ -24,7 +24,6 @@ from resume_parts import stop_after_each_step, train_in_pieces
 from run_parts import SMALL, compose
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from omics.data.command_line import Verbosity
 from omics.data.errors import ConfigError, MissingExtraError
 from omics.models import Bundle
 from omics.train.checkpointing.checkpoint_folder import newest_checkpoint
@@ -309,7 +308,6 @@ def test_trackers_change_no_number(atlas, tmp_path, services):
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
     atlas, tmp_path, services, broken, monkeypatch, capsys
 ):
-    monkeypatch.setattr(Verbosity, "quiet", False)
     services["mlflow"].breaks.add(broken)
     train(setting(atlas, tmp_path, "mlflow", "wandb"), tmp_path)
     lines = [line for line in capsys.readouterr().out.splitlines() if "mlflow" in line]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from omics.data import open_store
-from omics.data.command_line import Verbosity, make_app, run
+from omics.data.command_line import make_app, run
 from omics.data.commands.qc_command import add_to
 from omics.data.export import write_h5ad
 from omics.data.quality import load_quality
@@ -18,8 +18,6 @@ from omics.data.quality import load_quality
 def qc(monkeypatch, capsys, tmp_path):
     """Run the verb in the test's folder; return its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Verbosity, "quiet", False)
-    monkeypatch.setattr(Verbosity, "traceback", False)
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):

@@ -11,7 +11,7 @@ import pytest
 
 from omics.data import Loader, synthesize
 from omics.data.checked_table import write_checked_table
-from omics.data.command_line import Verbosity, make_app, run
+from omics.data.command_line import make_app, run
 from omics.data.commands.select_command import add_to
 from omics.data.errors import (
     CorruptStoreError,
@@ -154,8 +154,6 @@ def test_tables_of_other_stores_kinds_and_changed_bytes_are_refused(
 def select(monkeypatch, capsys, tmp_path):
     """Run the verb in the test's folder; return its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Verbosity, "quiet", False)
-    monkeypatch.setattr(Verbosity, "traceback", False)
 
     def call(*arguments):
         app = make_app("omics-data", "For a test.")
