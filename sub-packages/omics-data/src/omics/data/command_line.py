@@ -14,6 +14,8 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import (
@@ -26,10 +28,14 @@ from omics.data.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import typer
     from rich.console import Console
+
+# From what is being done and how many units it has, if that is known, to a function that takes those
+# just finished: `progress`, or `no_progress`.
+Show = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 
 PLAIN_LINE_EVERY_S = 5.0
 _DETAIL_EVERY_S = 1.0
@@ -225,6 +231,12 @@ def progress(
             yield advance
     else:
         yield _plain_lines(task, total, unit, detail)
+
+
+@contextlib.contextmanager
+def no_progress(_task: str, _total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show nothing, in the place of `progress`."""
+    yield lambda _count: None
 
 
 @contextlib.contextmanager

@@ -11,17 +11,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.data.command_line import no_progress
 from omics.data.errors import (
     ExistingPathError,
     InputDataError,
@@ -34,16 +32,15 @@ from omics.data.quality.thresholds import Thresholds
 from omics.data.splits import DEFAULT_FRACTIONS, leakage, make_split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
+    from omics.data.command_line import Show
     from omics.data.converting.conversion_plan import ConversionPlan
     from omics.data.quality.quality_table import QualityTable
     from omics.data.splits import SplitTable
     from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
-# From what is being done and the number of its cells to a function that takes those just finished.
-Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 STORE, SPLIT, QC, GENES, SUMMARY = (
     "cells.store", "split.parquet", "qc", "genes.parquet", "prepare.json",
@@ -159,7 +156,7 @@ def prepare(
     start = _Start.of(source, work, chosen)
     work.mkdir(exist_ok=True)
     with writer_lock(work):
-        steps = _Steps(start, work, chosen, show or _silent)
+        steps = _Steps(start, work, chosen, show or no_progress)
         try:
             summary = steps.run()
         except (InputDataError, UnknownNameError, UsageError):
@@ -396,8 +393,3 @@ def _is_store(path: Path) -> bool:
     from omics.data.storage.store_format import CURRENT_NAME
 
     return (path / CURRENT_NAME).exists()
-
-
-@contextlib.contextmanager
-def _silent(_task: str, _total: int) -> Iterator[Callable[[int], None]]:
-    yield lambda _count: None
