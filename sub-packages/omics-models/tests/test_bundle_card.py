@@ -24,7 +24,7 @@ def test_a_card_says_what_a_bundle_holds(tmp_path):
         "| label cell.type | 3: b cell, t cell, nk |",
         "| expression, whole cell | is\\_zero\\_bce, mse of every gene |",
         "| seed | 3 |",
-        "omics-eval embed cells.h5ad --bundle lab/bundle --out embedded.h5ad",
+        "omics-eval embed cells.h5ad --model lab/bundle --out embedded.h5ad",
     ):
         assert line in text, line
 

@@ -86,7 +86,7 @@ def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path):
     for name in ("hf:owner", "hf:../x/y", "hf:a/b/../c", "hf:a b/c"):
         with pytest.raises(UsageError, match="is not hf:owner/name"):
             find_source(name)
-    with pytest.raises(UsageError, match="lies on no hub: give the file"):
+    with pytest.raises(UsageError, match="lies on no hub: convert the file"):
         find_source("bioformers-log")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from omics.models import (
     embed_cells,
     embed_genes,
     field_outputs,
+    reasons_of_cells,
     run_cells,
     run_tokens,
     token_batches,
@@ -289,6 +291,49 @@ def test_devices_by_name():
     assert choose_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(UsageError, match="'toaster' cannot be used"):
         choose_device("toaster")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_first_device_that_is_there_is_chosen(monkeypatch, cuda, mps, chosen):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert choose_device("auto").type == chosen
+
+
+def test_reasons_are_known_without_running_the_model(bundle, store, monkeypatch):
+    known = store.genes.ids[:3].tolist()
+    few = Bundle(
+        model=OmicsModel.build(
+            dataclasses.replace(
+                bundle.model.model_config,
+                fields=(
+                    FieldInput(name="genes", encoder="embedding", vocabulary_size=8),
+                    FieldInput(
+                        name="expression", encoder="mlp", vocabulary_size=5, scaled_by="genes"
+                    ),
+                ),
+            ),
+            seed=0,
+        ),
+        tokenizer=GeneTokenizer.from_list(known),
+        transforms=bundle.transforms,
+        labels=bundle.labels,
+    )
+    for pooling in (None, "token:1", "token:2"):
+        results = list(run_cells(few, store, pooling=pooling))
+        wanted = [
+            np.concatenate([getattr(r, n) for r in results]) for n in ("reasons", "num_tokens")
+        ]
+        with monkeypatch.context() as patched:
+            patched.delattr(OmicsModel, "forward")
+            seen = []
+            found = reasons_of_cells(few, store, pooling=pooling, on_progress=seen.append)
+        assert 0 < (wanted[0] > 0).sum() < NUM_CELLS
+        assert all(np.array_equal(*pair) for pair in zip(found, wanted, strict=True))
+        assert sum(seen) == NUM_CELLS
 
 
 def test_token_batches_are_what_the_loop_reads(bundle, store):

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
         InferenceBatch,
         embed_cells,
         field_outputs,
+        reasons_of_cells,
         run_cells,
         run_tokens,
         token_batches,
     )
     from omics.models.model import OmicsModel
+    from omics.models.model_by_name import open_model
     from omics.models.model_config import ModelConfig, OmicsConfig
     from omics.models.outputs import ModelOutput, ScoreRows
     from omics.models.published.catalogue import CatalogueRow, catalogue
@@ -62,6 +64,8 @@ __all__ = [
     "export_checkpoint",
     "field_outputs",
     "model_card",
+    "open_model",
+    "reasons_of_cells",
     "register_attention",
     "run_cells",
     "run_tokens",
@@ -92,6 +96,8 @@ _MODULE_OF = {
     "export_checkpoint": "published.checkpoint_conversion",
     "field_outputs": "inference",
     "model_card": "bundle_card",
+    "open_model": "model_by_name",
+    "reasons_of_cells": "inference",
     "register_attention": "hf_attention",
     "run_cells": "inference",
     "run_tokens": "inference",

@@ -145,7 +145,7 @@ def _usage(bundle: Bundle, place: str) -> list[str]:
         "",
         "```bash",
         f"omics-models info {place}",
-        f"omics-eval embed cells.h5ad --bundle {place} --out embedded.h5ad",
+        f"omics-eval embed cells.h5ad --model {place} --out embedded.h5ad",
         "```",
         "",
         "```python",

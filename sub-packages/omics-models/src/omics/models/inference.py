@@ -222,6 +222,43 @@ def token_batches(
     )
 
 
+def reasons_of_cells(
+    bundle: Bundle,
+    store: CellStore,
+    *,
+    pooling: str | None = None,
+    layer: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Array, Array]:
+    """Tell which cells can have no embedding, without running the model.
+
+    Args:
+        bundle: with a tokenizer of cells.
+        store: of raw counts.
+        pooling: what the embedding of a cell is, see `run_cells`.
+        layer: see `run_cells`.
+        on_progress: called with the number of cells just read.
+
+    Returns:
+        int8 [n], the `reasons` that `run_cells` gives, and int64 [n], its `num_tokens`.
+
+    Raises:
+        ConfigError: no such pooling or layer.
+        UsageError: the bundle does not read cells.
+        InputDataError: too few known genes.
+    """
+    readout = Readout.of(bundle.model.model_config, pooling=pooling, layer=layer)
+    bound, batches = token_batches(bundle, store)
+    reasons, num_tokens = np.zeros(len(store), np.int8), np.zeros(len(store), np.int64)
+    for batch in batches:
+        rows, lengths = np.asarray(batch.rows), np.asarray(batch.lengths)
+        reasons[rows] = _reasons(rows, lengths, store, bound, readout)
+        num_tokens[rows] = lengths - bound.num_special
+        if on_progress is not None:
+            on_progress(len(rows))
+    return reasons, num_tokens
+
+
 def field_outputs(
     model: OmicsModel,
     batch: TokenBatch,
@@ -375,12 +412,7 @@ def _without_unseen(
 ) -> InferenceBatch:
     """Return the result with NaN and a reason for cells that the model did not see."""
     num_tokens = result.num_tokens - bound.num_special
-    reasons = result.reasons.copy()
-    reasons[result.num_tokens < readout.min_tokens] = REASONS.index(TOO_FEW_TOKENS)
-    blind = num_tokens <= 0
-    if blind.any():
-        silent = store.take(result.rows[blind]).lengths == 0
-        reasons[blind] = np.where(silent, REASONS.index(NO_COUNTS), REASONS.index(NO_KNOWN_GENE))
+    reasons = _reasons(result.rows, result.num_tokens, store, bound, readout)
     values = (result.embeddings, *result.logits.values())
     for each in values:
         each[reasons > 0] = np.nan
@@ -393,6 +425,19 @@ def _without_unseen(
             "train again, or take an earlier bundle."
         )
     return replace(result, num_tokens=num_tokens, reasons=reasons)
+
+
+def _reasons(
+    rows: Array, lengths: Array, store: CellStore, bound: BoundTokenizer, readout: Readout
+) -> Array:
+    """Return int8 [n], why cells of so many tokens have no embedding."""
+    reasons = np.zeros(len(rows), np.int8)
+    reasons[lengths < readout.min_tokens] = REASONS.index(TOO_FEW_TOKENS)
+    blind = lengths <= bound.num_special
+    if blind.any():
+        silent = store.take(rows[blind]).lengths == 0
+        reasons[blind] = np.where(silent, REASONS.index(NO_COUNTS), REASONS.index(NO_KNOWN_GENE))
+    return reasons
 
 
 def _gene_vectors(

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
     from omics.models.bundle import Bundle
     from omics.models.model_config import ModelConfig
+    from omics.models.published.checkpoint_source import CheckpointSource
     from omics.models.published.weight_rows import KeyMap
+
+# One more whenever the same files give another bundle: converted models that are kept go by it.
+CONVERSION_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,16 @@ def convert_checkpoint(
         UsageError: an option is missing or has no use.
     """
     row = None if known_as is None else catalogue_row(known_as)
-    found = find_source(source, row)
+    return convert_source(find_source(source, row), options)
+
+
+def convert_source(found: CheckpointSource, options: ConversionOptions | None = None) -> Bundle:
+    """Return the bundle of a checkpoint whose files were found, as `convert_checkpoint` does.
+
+    Args:
+        found: its files, and what is known of it.
+        options: what the checkpoint may not say itself.
+    """
     weights, beside = open_checkpoint(found)
     row = found.row or CatalogueRow(name=(kind := _kind_of(weights.names)), kind=kind)
     if row.kind != _kind_of(weights.names):

@@ -63,7 +63,8 @@ def find_source(given: str | Path, row: CatalogueRow | None = None) -> Checkpoin
         named = catalogue_row(text)
         if not named.hub:
             raise UsageError(
-                f"{text} lies on no hub: give the file with its weights, and --as {text}."
+                f"{text} lies on no hub: convert the file with its weights by `omics-models convert "
+                f"FILE OUT --as {text}`."
             )
         text = f"{HUB_PREFIX}{named.hub}/{named.folder}".rstrip("/")
     if text.startswith(HUB_PREFIX):
@@ -84,12 +85,24 @@ def find_source(given: str | Path, row: CatalogueRow | None = None) -> Checkpoin
     return _of_file(text, path, row)
 
 
-def _from_hub(text: str, row: CatalogueRow | None) -> CheckpointSource:
+def parts_of_hub_name(text: str) -> tuple[str, str]:
+    """Return the repository `owner/name` of a name of the hub, and the folder inside it or nothing.
+
+    Args:
+        text: `hf:owner/name`, or with a folder after another slash.
+
+    Raises:
+        UsageError: it is not the name of a repository.
+    """
     name = text.removeprefix(HUB_PREFIX)
     if not _HUB_NAME.fullmatch(name) or ".." in name:
         raise UsageError(f"{text} is not {HUB_PREFIX}owner/name, as the hub names repositories.")
     owner, repository, *inner = name.split("/")
-    repo_id, folder = f"{owner}/{repository}", "/".join(inner)
+    return f"{owner}/{repository}", "/".join(inner)
+
+
+def _from_hub(text: str, row: CatalogueRow | None) -> CheckpointSource:
+    repo_id, folder = parts_of_hub_name(text)
     row = row_of_hub(repo_id, folder) if row is None else row
     before = f"{folder}/" if folder else ""
     wanted = row.files if row is not None and row.files else _DEFAULT_FILES

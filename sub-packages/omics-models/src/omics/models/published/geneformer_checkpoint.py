@@ -45,6 +45,10 @@ CONFIG_KEYS = (
     "type_vocab_size", "pad_token_id", "position_embedding_type", "is_decoder",
 )  # fmt: skip
 GENES = "genes"
+# Of each version; what follows in their names says which it is.
+DICTIONARY_NAMES = (
+    "token_dictionary", "gene_median_dictionary", "gene_name_id_dict", "ensembl_mapping_dict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,19 +227,32 @@ def _dictionaries(checkpoint: Checkpoint, options: ConversionOptions, num_ids: i
     )
 
 
-def _token_dictionaries(folder: Path) -> list[Path]:
+def dictionary_places(folder: Path) -> list[Path]:
+    """Return the folders where dictionaries may lie.
+
+    Args:
+        folder: of the checkpoint.
+    """
     places = [folder, folder / "geneformer", folder.parent / "geneformer"]
-    places += [place / "gene_dictionaries_30m" for place in places]
-    return [path for place in places for path in sorted(place.glob("token_dictionary*.pkl"))]
+    return places + [place / "gene_dictionaries_30m" for place in places]
+
+
+def _token_dictionaries(folder: Path) -> list[Path]:
+    return [
+        path
+        for place in dictionary_places(folder)
+        for path in sorted(place.glob(f"{DICTIONARY_NAMES[0]}*.pkl"))
+    ]
 
 
 def _read_dictionaries(path: Path) -> Dictionaries:
     """Return the four dictionaries of a version: tokens, medians, names, retired ids."""
-    tag = path.name.removeprefix("token_dictionary")
+    own, of_medians, of_names, of_retired = DICTIONARY_NAMES
+    tag = path.name.removeprefix(own)
     ids = _dictionary(path, int)
-    medians = _dictionary(path.with_name(f"gene_median_dictionary{tag}"), float)
-    names = _dictionary(path.with_name(f"gene_name_id_dict{tag}"), str, needed=False)
-    retired = _dictionary(path.with_name(f"ensembl_mapping_dict{tag}"), str, needed=False)
+    medians = _dictionary(path.with_name(f"{of_medians}{tag}"), float)
+    names = _dictionary(path.with_name(f"{of_names}{tag}"), str, needed=False)
+    retired = _dictionary(path.with_name(f"{of_retired}{tag}"), str, needed=False)
     by_id = {number: token for token, number in ids.items()}
     if sorted(by_id) != list(range(len(ids))):
         raise InputDataError(f"{path} does not number its {len(ids)} tokens from 0 without gaps.")
