@@ -40,7 +40,7 @@ def commands(work: Path, seed: int) -> list[str]:
             f"omics-train predict {cells} data_module.predict_split=test"
             f" checkpoint={w}/finetune/bundle working_dir={w}/predict"
         ),
-        f"omics-eval embed {w}/pbmc.store --bundle {w}/pretrain/bundle --out {w}/embedded.h5ad",
+        f"omics-eval embed {w}/pbmc.store --model {w}/pretrain/bundle --out {w}/embedded.h5ad",
         (
             f"omics-eval annotate {w}/embedded.h5ad --label {LABEL} --split {w}/split.parquet"
             f" --out {w}/annotated.h5ad"

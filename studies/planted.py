@@ -133,7 +133,7 @@ class Study:
         """
         f = self.folder
         out = f"{f}/{name}-{Path(cells).stem}.h5ad"
-        run(f"omics-eval embed {f}/{cells} --bundle {f}/{name}/bundle --out {out}")
+        run(f"omics-eval embed {f}/{cells} --model {f}/{name}/bundle --out {out}")
         return np.asarray(anndata.read_h5ad(out).obsm["X_omics"])
 
     def rows(self, part: str) -> Array:

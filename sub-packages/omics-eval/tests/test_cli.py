@@ -41,7 +41,7 @@ def test_embed_writes_a_file_with_everything_of_the_input(command, bundle_folder
     cells.write_h5ad(tmp_path / "in.h5ad")
     convert(tmp_path / "in.h5ad", tmp_path / "in.store")
     code, out, _ = command(
-        "embed", tmp_path / "in.h5ad", "--bundle", bundle_folder, "--out", tmp_path / "out.h5ad"
+        "embed", tmp_path / "in.h5ad", "--model", bundle_folder, "--out", tmp_path / "out.h5ad"
     )
     assert code == 0
     assert "out.h5ad: 30 cells with obsm['X_omics']" in out
@@ -50,7 +50,7 @@ def test_embed_writes_a_file_with_everything_of_the_input(command, bundle_folder
     assert (found.X != cells.X).nnz == 0
     assert found.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
     code, _, _ = command(
-        *("embed", tmp_path / "in.store", "--bundle", bundle_folder, "--key-added", "X_b"),
+        *("embed", tmp_path / "in.store", "--model", bundle_folder, "--key-added", "X_b"),
         *("--out", tmp_path / "store.h5ad", "--batch-size", 4, "--device", "cpu"),
     )
     assert code == 0
@@ -62,7 +62,7 @@ def test_embed_of_a_layer_and_of_genes(command, bundle_folder, tmp_path):
     cells = synthesize(30, 11, mean_genes=6, seed=1)
     cells.var_names = [f"G{i}" for i in range(11)]
     cells.write_h5ad(tmp_path / "in.h5ad")
-    arguments = ("embed", tmp_path / "in.h5ad", "--bundle", bundle_folder)
+    arguments = ("embed", tmp_path / "in.h5ad", "--model", bundle_folder)
     code, _, _ = command(
         *(*arguments, "--pooling", "mean", "--layer", -1, "--out", tmp_path / "mean.h5ad"),
         *("--batch-tokens", 40),
@@ -87,7 +87,7 @@ def test_embed_of_a_layer_and_of_genes(command, bundle_folder, tmp_path):
 
 def test_embed_refuses_an_output_before_it_works(command, bundle_folder, pbmc_file, tmp_path):
     (tmp_path / "there.h5ad").write_text("mine")
-    arguments = ("embed", pbmc_file, "--bundle", bundle_folder, "--out")
+    arguments = ("embed", pbmc_file, "--model", bundle_folder, "--out")
     code, _, error = command(*arguments, tmp_path / "there.h5ad")
     assert code == 2
     assert "there.h5ad exists; choose another path or add --overwrite." in error
@@ -100,7 +100,7 @@ def test_embed_refuses_an_output_before_it_works(command, bundle_folder, pbmc_fi
 
 def test_embed_says_when_the_key_is_taken(command, bundle_folder, pbmc_file, tmp_path):
     code, _, error = command(
-        "embed", pbmc_file, "--bundle", bundle_folder, "--out", tmp_path / "o.h5ad"
+        "embed", pbmc_file, "--model", bundle_folder, "--out", tmp_path / "o.h5ad"
     )
     assert code == 2
     assert "obsm already holds 'X_omics'" in error
@@ -336,11 +336,11 @@ def test_help_of_every_verb_is_in_sentences(command):
 def test_attribute_writes_tables_and_says_what_they_hold(command, planted_cells, tmp_path):
     store, bundle = planted_cells.store, planted_cells.bundle
     make_split(store, stratify="cell_type", seed=0).save(tmp_path / "split.parquet")
-    arguments = ("attribute", store.path, "--bundle", bundle.path, "--steps", 4, "--top", 5)
+    arguments = ("attribute", store.path, "--model", bundle.path, "--steps", 4, "--top", 5)
     code, out, _ = command(
         *(*arguments, "--split", tmp_path / "split.parquet", "--max-cells", 12, "--seed", 2),
         *("--class", "type1", "--class", "type2", "--targets", "every", "--out", tmp_path / "out"),
-        *("--baseline", "zero", "--device", "cpu", "--bundle", bundle.path),
+        *("--baseline", "zero", "--device", "cpu", "--model", bundle.path),
     )
     assert code == 0
     expected = attribute(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -83,8 +85,13 @@ def test_the_zero_shot_sets_are_rows_of_the_table_with_labels_and_batches():
 def test_a_dataset_becomes_rows_beside_baselines(bundle, cells_file, tmp_path):
     convert(cells_file, tmp_path / "ours.store")
     seen = []
+
+    @contextlib.contextmanager
+    def show(_task, _total):
+        yield seen.append
+
     from_file, from_store = (
-        next(benchmark(bundle, {"ours": path}, on_progress=seen.append))
+        next(benchmark(bundle, {"ours": path}, show=show))
         for path in (cells_file, tmp_path / "ours.store")
     )
     assert repr(from_file.rows) == repr(from_store.rows)
@@ -110,7 +117,7 @@ def test_the_command_goes_on_after_a_dataset_that_cannot_be_scored(
     cells.write_h5ad(tmp_path / "logged.h5ad")
     monkeypatch.setenv("OMICS_DATA_OURS", str(cells_file))
     out = tmp_path / "results.parquet"
-    arguments = ("benchmark", "--bundle", bundle_folder, "--out", out)
+    arguments = ("benchmark", "--model", bundle_folder, "--out", out)
     logged = ("--dataset", "logged", "--path", f"logged={tmp_path / 'logged.h5ad'}")
     code, said, error = command(*arguments, *logged, "--dataset", "ours")
     assert code == 0, error
@@ -127,7 +134,7 @@ def test_the_command_goes_on_after_a_dataset_that_cannot_be_scored(
 
 @pytest.mark.usefixtures("table")
 def test_missing_copies_are_named_with_where_they_are_published(command, bundle_folder, tmp_path):
-    arguments = ("benchmark", "--bundle", bundle_folder, "--out", tmp_path / "r.parquet")
+    arguments = ("benchmark", "--model", bundle_folder, "--out", tmp_path / "r.parquet")
     code, _, error = command(*arguments)
     assert code == 2
     for name in ZERO_SHOT:
@@ -147,7 +154,7 @@ def test_some_of_the_zero_shot_sets_are_enough(
     (tmp_path / "own.toml").write_text(text)
     monkeypatch.setenv("OMICS_DATA_DC", str(cells_file))
     code, said, error = command(
-        "benchmark", "--bundle", bundle_folder, "--out", tmp_path / "r.parquet"
+        "benchmark", "--model", bundle_folder, "--out", tmp_path / "r.parquet"
     )
     assert code == 0, error
     assert said.count("left out: No copy of the dataset") == 11

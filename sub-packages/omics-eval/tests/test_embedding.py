@@ -78,6 +78,7 @@ def test_provenance_says_how_it_was_made(cells, bundle_folder, bundle, tmp_path)
     record = cells.uns["omics"]["X_second"]
     assert set(cells.uns["omics"]) == {"X_first", "X_second"}
     assert record["bundle_digest"] == bundle.digest != ""
+    assert [each["model"] for each in cells.uns["omics"].values()] == ["bundle", "bundle"]
     assert (record["pooling"], record["layer"], record["counts"]) == ("pooled", "final", "X")
     assert (record["num_cells"], record["num_without_embedding"]) == (NUM_CELLS, 2)
     cells.write_h5ad(tmp_path / "out.h5ad")
@@ -146,7 +147,7 @@ def test_unusable_arguments_are_named(cells, bundle, tmp_path):
         embed(cells, bundle, device="abacus")
     with pytest.raises(MissingPathError, match=r"There is no file or folder .*absent\.h5ad"):
         embed(tmp_path / "absent.h5ad", bundle)
-    with pytest.raises(OmicsError, match="no bundle folder"):
+    with pytest.raises(OmicsError, match=r"There is no model .*absent: neither a folder"):
         embed(cells, tmp_path / "absent")
 
 

@@ -79,6 +79,7 @@ def _annotate(
         labelled_split,
         result_rows,
     )
+    from omics.eval.embedding_sources import neighbours_note
     from omics.eval.report_inputs import bundle_digest
     from omics.eval.results import write_results
 
@@ -129,8 +130,14 @@ def _annotate(
     write_cells(adata, out)
     if results is not None:
         write_results(results, rows)
+    notes = neighbours_note(adata, use_rep, cells.query, query)
     if as_json:
-        record = {"out": str(out), "query": query, "untaught_classes": cells.untaught}
+        record = {
+            "out": str(out),
+            "query": query,
+            "untaught_classes": cells.untaught,
+            "notes": notes,
+        }
         print_json({**record, "results": [asdict(row) for row in rows]})
         return
     _say_rows(rows, query)
@@ -138,6 +145,8 @@ def _annotate(
         say(line)
     for absent in cells.untaught:
         say(f"No training cell is of the class {absent!r}: its {query} cells count as wrong.")
+    for note in notes:
+        say(f"note: {note}")
     say(f"{out}: obs[{label + '_pred'!r}] and obs[{label + '_confidence'!r}]")
 
 

@@ -94,7 +94,7 @@ class Attribution:
 
 def attribute(
     source: AnnData | CellStore | str | Path,
-    bundle: OneBundle | Sequence[OneBundle],
+    model: OneBundle | Sequence[OneBundle],
     *,
     rows: Array | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -104,7 +104,7 @@ def attribute(
 
     Args:
         source: an AnnData object, an `.h5ad` file, a store or its folder.
-        bundle: a loaded bundle, its folder, or `hf:owner/name`. Of a list the first is explained,
+        model: a loaded bundle, its folder, or a name, as in `embed`. Of a list the first is explained,
             and the others (such as those of other seeds) tell how stable its top genes are.
         rows: int64, the cells that may be drawn; None for all.
         on_progress: called with the number of cells just finished.
@@ -124,7 +124,7 @@ def attribute(
     import pyarrow as pa
 
     asked = AttributionOptions(**options)
-    first, *others = _loaded(bundle)
+    first, *others = _loaded(model)
     _refuse_idle(asked, others)
     with _opened(source) as store:
         run = AttributionRun(first, store, asked, rows=rows)
@@ -134,7 +134,7 @@ def attribute(
 
 def attribute_files(
     source: CellStore | str | Path,
-    bundle: OneBundle | Sequence[OneBundle],
+    model: OneBundle | Sequence[OneBundle],
     folder: str | Path,
     *,
     rows: Array | None = None,
@@ -147,7 +147,7 @@ def attribute_files(
 
     Args:
         source: an `.h5ad` file, a store or its folder, or what `omics.data.convert` reads.
-        bundle: as for `attribute`.
+        model: as for `attribute`.
         folder: made if needed; gets `attributions`, `top_genes`, `checks` and `top_genes.svg`.
         rows: the cells that may be drawn; None for all.
         table_format: `parquet` or `csv`.
@@ -170,7 +170,7 @@ def attribute_files(
     asked = AttributionOptions(**options)
     check_output(folder, table_format=table_format, overwrite=overwrite)
     require_matplotlib()
-    first, *others = _loaded(bundle)
+    first, *others = _loaded(model)
     _refuse_idle(asked, others)
     with _opened(source) as store:
         run = AttributionRun(first, store, asked, rows=rows)
@@ -248,13 +248,14 @@ def _refuse_idle(options: AttributionOptions, others: Sequence[Bundle]) -> None:
         )
 
 
-def _loaded(bundle: OneBundle | Sequence[OneBundle]) -> list[Bundle]:
+def _loaded(model: OneBundle | Sequence[OneBundle]) -> list[Bundle]:
     from omics.models.bundle import Bundle
+    from omics.models.model_by_name import open_model
 
-    several = [bundle] if isinstance(bundle, Bundle | str | Path) else list(bundle)
+    several = [model] if isinstance(model, Bundle | str | Path) else list(model)
     if not several:
-        raise UsageError("No bundle was given: name the one to explain.")
-    return [each if isinstance(each, Bundle) else Bundle.load(each) for each in several]
+        raise UsageError("No model was given: name the one to explain.")
+    return [open_model(each) for each in several]
 
 
 @contextlib.contextmanager

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from enum import StrEnum
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
-from omics.eval import annotate_command
+from omics.eval import annotate_command, embed_command
 from omics.eval.benchmarking import benchmark_command
 from omics.eval.command_options import (
     Label,
@@ -38,6 +38,7 @@ app = make_app(
 )
 
 
+embed_command.add_to(app)
 annotate_command.add_to(app)
 integrate_command.add_to(app)
 benchmark_command.add_to(app)
@@ -51,13 +52,6 @@ class ValuesName(StrEnum):
     log_2 = "log-2"
     log_10 = "log-10"
     linear = "linear"
-
-
-class LevelName(StrEnum):
-    """What `embed` gives a vector of."""
-
-    cell = "cell"
-    gene = "gene"
 
 
 class AttributionMethod(StrEnum):
@@ -88,101 +82,18 @@ class TableFormat(StrEnum):
     csv = "csv"
 
 
-@app.command("embed")
-def embed_command(
-    source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An .h5ad file with counts, or a store folder.")
-    ],
-    *,
-    bundle: Annotated[str, typer.Option("--bundle", help="A bundle folder, or hf:owner/name.")],
-    out: Out,
-    level: Annotated[
-        LevelName,
-        typer.Option("--level", help="A vector of every cell (.h5ad), or gene (.parquet or .csv)."),
-    ] = LevelName.cell,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            "--pooling",
-            help="How tokens become the vector of a cell: mean, first_token, mean_after_first, "
-            "pooler, token:K, pooled, or several joined by +. Default: what the bundle says.",
-        ),
-    ] = None,
-    layer: Annotated[
-        int | None,
-        typer.Option(
-            "--layer",
-            help="Whose hidden states are read: 0 for the inputs, 1 for the first block, -1 for "
-            "the last. Default: what the bundle says, or the final ones.",
-        ),
-    ] = None,
-    key_added: Annotated[str, typer.Option("--key-added", help="The key of obsm.")] = "X_omics",
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option("--batch-tokens", min=1, help="Tokens at once. Default: by the device."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Cells at once, at most.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option("--precision", help="32-true, or bf16-mixed (fast on a GPU).")
-    ] = "32-true",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")] = "auto",
-    overwrite: Overwrite = False,
-) -> None:
-    """Write the model's embedding of every cell into obsm, or of every gene into a table.
-
-    Cells are never dropped or reordered: a cell without an expressed gene that the model knows
-    has NaN, and its reason in obs["omics_reason"]. The input is copied and added to, never loaded
-    as a whole. The vector of a gene is the mean over the cells that express it.
-    """
-    from omics.eval.embedding import embed_file, embed_genes_file
-
-    require_free(out, overwrite=overwrite)
-    shared: dict[str, Any] = {
-        "layer": layer,
-        "batch_tokens": batch_tokens,
-        "batch_size": batch_size,
-        "precision": precision,
-        "device": device,
-    }
-    if level is LevelName.gene:
-        if pooling is not None:
-            raise UsageError("--pooling makes one vector of a cell; leave it out at --level gene.")
-        with progress("embedding", None) as advance:
-            genes, coverage = embed_genes_file(source, bundle, out, on_progress=advance, **shared)
-        say(coverage)
-        say(f"{out}: vectors of {len(genes.genes):,} genes")
-        return
-    with progress("embedding", None) as advance:
-        record = embed_file(
-            source,
-            bundle,
-            out,
-            key_added=key_added,
-            pooling=pooling,
-            overwrite=overwrite,
-            on_progress=advance,
-            **shared,
-        )
-    say(record["genes"])
-    gone = record["num_without_embedding"]
-    without = f"; {gone:,} cells without one (see obs['omics_reason'])" if gone else ""
-    say(f"{out}: {record['num_cells']:,} cells with obsm[{key_added!r}]{without}")
-
-
 @app.command("attribute")
 def attribute_command(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="An .h5ad file with counts, or a store folder.")
     ],
     *,
-    bundles: Annotated[
+    models: Annotated[
         list[str],
         typer.Option(
-            "--bundle",
-            help="A fine-tuned bundle folder, or hf:owner/name. Further ones (other seeds) tell "
-            "whether they have the same top genes.",
+            "--model",
+            help="A fine-tuned bundle folder, hf:owner/name, or another model as in `embed`. Further "
+            "ones (other seeds) tell whether they have the same top genes.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
@@ -254,7 +165,7 @@ def attribute_command(
     with open_cells(source) as store, progress("explaining", None) as advance:
         found = attribute_files(
             store,
-            bundles,
+            models,
             out,
             rows=None if split is None else load_split(split, store).rows(query or "test"),
             table_format=table_format.value,

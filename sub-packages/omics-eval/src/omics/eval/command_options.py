@@ -11,6 +11,14 @@ from omics.data.errors import UsageError
 
 Cells = Annotated[Path, typer.Argument(metavar="INPUT", help="An .h5ad file with an embedding.")]
 Out = Annotated[Path, typer.Option("--out", help="The file to write.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A bundle folder, hf:owner/name, a name that `omics-models list` shows, or a published "
+        "checkpoint.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Label = Annotated[str, typer.Option("--label", help="The column of obs with the classes.")]
 Split = Annotated[

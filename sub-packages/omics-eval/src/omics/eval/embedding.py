@@ -4,6 +4,8 @@
   are those of `omics-train predict`.
 - Cells are never dropped or reordered. A cell without an expressed gene that the model knows has
   a row of NaN and its reason in `obs["omics_reason"]`.
+- With `max_cells` the model is run on a sketch of the cells, and the others get a mean of their
+  neighbours in it; `obs["KEY_source"]` says which.
 - `embed_file` does the same from file to file, whatever the number of cells.
 - An object in memory or a file goes through a temporary store, where counts are checked value by
   value; what is not counts is refused, not embedded.
@@ -19,27 +21,32 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from omics.data.errors import UsageError
 from omics.eval.baselines import counts_of
 from omics.eval.cell_files import read_cells
+from omics.eval.embedding_run import EmbeddingOptions, EmbeddingRun
+from omics.eval.embedding_sources import SOURCES, source_column
 from omics.eval.h5ad_output import (
     REASON_COLUMN,
     is_h5ad,
     open_h5ad_output,
+    refuse_taken,
     refuse_taken_names,
 )
 from omics.eval.table_files import check_suffix, write_genes
 from omics.models.inference import REASONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
+    from omics.data.command_line import Show
     from omics.data.storage.store import CellStore
+    from omics.eval.embedding_time import Estimate
+    from omics.eval.h5ad_output import H5adOutput
+    from omics.eval.sketched_embedding import Sketch
     from omics.models.bundle import Bundle
     from omics.models.gene_embedding import GeneEmbedding
-    from omics.models.readout import Readout
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -48,87 +55,88 @@ _BLOCK_CELLS = 4096
 
 def embed(
     source: AnnData | CellStore | str | Path,
-    bundle: Bundle | str | Path,
+    model: Bundle | str | Path,
     *,
     key_added: str = "X_omics",
     pooling: str | None = None,
     layer: int | None = None,
+    max_cells: int | None = None,
+    seed: int = 0,
     batch_tokens: int | None = None,
     batch_size: int | None = None,
     precision: str = "32-true",
     device: str = "auto",
     overwrite: bool = False,
-    on_progress: Callable[[int], None] | None = None,
+    on_estimate: Callable[[Estimate], None] | None = None,
+    show: Show | None = None,
 ) -> AnnData:
     """Add an embedding of every cell.
 
     Args:
         source: an AnnData object (changed in place), an `.h5ad` file, a store or its folder.
-        bundle: a loaded bundle, its folder, or `hf:owner/name`.
+        model: a loaded bundle, its folder, `hf:owner/name`, a name that `omics-models list` shows,
+            or a published checkpoint; see `omics.models.open_model`.
         key_added: key of obsm.
         pooling: how tokens become the row of a cell (`mean`, `first_token`, `token:1`,
             `mean+pooler`, ...); None for what the bundle says.
         layer: whose hidden states these are: 0 for the inputs, -1 for the last block, ...; None
             for what the bundle says.
+        max_cells: run the model on a sketch of so many cells, and give the others a mean of their
+            neighbours in it; None runs it on all.
+        seed: of the sketch.
         batch_tokens: tokens at once; None for what suits the device.
         batch_size: cells at once, at most; None for no limit but that of the tokens.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        device: `auto`, `cpu`, `cuda`, ...
+        device: `auto` (cuda, then mps, then cpu), `cpu`, `cuda`, ...
         overwrite: replace an embedding of that key.
-        on_progress: called with the number of cells just finished.
+        on_estimate: told how long it will take, as soon as a sample of the cells is done.
+        show: shows progress, as `omics.data.command_line.progress` does; None shows nothing.
 
     Returns:
         The cells in their order, with `obsm[key_added]` float32 [n, d], `obs["omics_reason"]`
-        (empty for an embedded cell) and provenance in `uns["omics"][key_added]`. A store becomes
-        an AnnData object with its counts in X.
+        (empty for an embedded cell) and provenance in `uns["omics"][key_added]`. With `max_cells`
+        also `obs["KEY_source"]`: `embedded`, `neighbours` or `none`, unless the model sees no more
+        cells than that. A store becomes an AnnData object with its counts in X.
 
     Raises:
-        UsageError: the key exists and may not be replaced.
+        UsageError: the key exists and may not be replaced, or a number is out of range.
         ConfigError: no such pooling or layer in this model.
-        MissingPathError: no such file, store or bundle.
+        MissingPathError: no such file, store or model.
         InputDataError: no counts, too few genes that the model knows, or a damaged file.
     """
-    from omics.models.bundle import Bundle
-    from omics.models.inference import choose_device, run_cells
-    from omics.models.readout import Readout
-
-    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    readout = Readout.of(loaded.model.model_config, pooling=pooling, layer=layer)
-    chosen = str(choose_device(device))
-    with _cells_and_store(source, key_added, overwrite=overwrite) as (adata, store, place):
-        embedding = np.full((len(store), readout.width), np.nan, np.float32)
+    options = EmbeddingOptions(
+        pooling=pooling,
+        layer=layer,
+        max_cells=max_cells,
+        seed=seed,
+        batch_tokens=batch_tokens,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        on_estimate=on_estimate,
+        show=show,
+    )
+    run = EmbeddingRun.of(model, options)
+    wanted = [("obsm", key_added), *run.columns(key_added)]
+    with _cells_and_store(source, [] if overwrite else wanted) as (adata, store, place):
+        embedding = np.full((len(store), run.readout.width), np.nan, np.float32)
         reasons = np.zeros(len(store), np.int8)
-        for result in run_cells(
-            loaded,
-            store,
-            pooling=pooling,
-            layer=layer,
-            batch_tokens=batch_tokens,
-            batch_size=batch_size,
-            precision=precision,
-            device=chosen,
-            on_progress=on_progress,
-        ):
+        sketch = run.sketch(store)
+        for result in run.results(store, sketch):
             embedding[result.rows] = result.embeddings
             reasons[result.rows] = result.reasons
-        record = embedding_record(
-            loaded, store, readout, device=chosen, precision=precision, counts=place
-        )
+        record = run.record(store, sketch, counts=place)
         record["num_without_embedding"] = int((reasons > 0).sum())
-    _write(adata, key_added, embedding=embedding, reasons=reasons, record=record)
+    _write(adata, key_added, embedding=embedding, reasons=reasons, sketch=sketch, record=record)
     return adata
 
 
 def embed_file(
     source: str | Path,
-    bundle: Bundle | str | Path,
+    model: Bundle | str | Path,
     out: str | Path,
     *,
     key_added: str = "X_omics",
-    pooling: str | None = None,
-    layer: int | None = None,
-    precision: str = "32-true",
-    device: str = "auto",
     overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -136,71 +144,79 @@ def embed_file(
 
     Args:
         source: an `.h5ad` file, the folder of a store, or what `omics.data.convert` reads.
-        bundle: a loaded bundle, its folder, or `hf:owner/name`.
+        model: a loaded bundle, its folder, or a name, as in `embed`.
         out: the file; replaced if it exists.
         key_added: key of obsm.
-        pooling: how tokens become the row of a cell, as in `embed`.
-        layer: whose hidden states these are, as in `embed`.
-        precision: `32-true`, `bf16-mixed` or `16-mixed`.
-        device: `auto`, `cpu`, `cuda`, ...
         overwrite: replace an embedding of that key.
-        **options: `batch_tokens`, `batch_size` and `on_progress` of `embed`.
+        **options: the others of `embed`.
 
     Returns:
         The record that `uns["omics"][key_added]` holds.
 
     Raises:
-        UsageError: the key exists and may not be replaced.
+        UsageError: the key exists and may not be replaced, or a number is out of range.
         ConfigError: no such pooling or layer in this model.
-        MissingPathError: no such file, store or bundle.
+        MissingPathError: no such file, store or model.
         InputDataError: no counts, too few genes that the model knows, or a damaged file.
     """
     from omics.data.cell_source import open_cells
-    from omics.models.bundle import Bundle
-    from omics.models.inference import choose_device, run_cells
-    from omics.models.readout import Readout
 
-    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    readout = Readout.of(loaded.model.model_config, pooling=pooling, layer=layer)
-    chosen = str(choose_device(device))
     refuse_taken_names(source, key_added=key_added, labels=(), overwrite=overwrite)
-    with (
-        open_cells(source) as store,
-        open_h5ad_output(
-            Path(out),
-            source,
-            store,
-            key_added=key_added,
-            width=readout.width,
-            labels=(),
-            overwrite=overwrite,
-        ) as output,
-    ):
-        for result in run_cells(
-            loaded,
-            store,
-            pooling=pooling,
-            layer=layer,
-            precision=precision,
-            device=chosen,
-            **options,
-        ):
+    run = EmbeddingRun.of(model, EmbeddingOptions(**options))
+    with open_cells(source) as store:
+        return embed_opened(source, store, run, Path(out), key_added=key_added, overwrite=overwrite)
+
+
+def embed_opened(
+    source: str | Path,
+    store: CellStore,
+    run: EmbeddingRun,
+    out: Path,
+    *,
+    key_added: str,
+    overwrite: bool,
+    more: Sequence[tuple[str, str]] = (),
+    finish: Callable[[H5adOutput], None] | None = None,
+) -> dict[str, Any]:
+    """Do what `embed_file` does with a source that is open already.
+
+    Args:
+        source: as given to `open_cells`.
+        store: of the same cells.
+        run: the model and what is asked of it.
+        out: the file; replaced if it exists.
+        key_added: key of obsm.
+        overwrite: replace what is there under the names that are written.
+        more: what `finish` writes, such as `("obsm", "X_umap")`.
+        finish: called with the file when all embeddings are in it, before it appears.
+
+    Returns:
+        The record that `uns["omics"][key_added]` holds.
+    """
+    with open_h5ad_output(
+        out,
+        source,
+        store,
+        key_added=key_added,
+        width=run.readout.width,
+        labels=(),
+        overwrite=overwrite,
+        more=[*run.columns(key_added), *more],
+    ) as output:
+        sketch = run.sketch(store)
+        for result in run.results(store, sketch):
             output.add(result)
-        output.record = embedding_record(
-            loaded,
-            store,
-            readout,
-            device=chosen,
-            precision=precision,
-            counts=counts_place(source, store),
-        )
+        output.sources = None if sketch is None else sketch.sources
+        output.record = run.record(store, sketch, counts=counts_place(source, store))
         output.record["num_without_embedding"] = output.num_without
+        if finish is not None:
+            finish(output)
     return output.record
 
 
 def embed_genes_file(
     source: str | Path,
-    bundle: Bundle | str | Path,
+    model: Bundle | str | Path,
     out: str | Path,
     *,
     layer: int | None = None,
@@ -212,12 +228,12 @@ def embed_genes_file(
 
     Args:
         source: an `.h5ad` file, the folder of a store, or what `omics.data.convert` reads.
-        bundle: a loaded bundle, its folder, or `hf:owner/name`.
+        model: a loaded bundle, its folder, or a name, as in `embed`.
         out: the table, `.parquet` or `.csv`, with the columns gene, symbol, num_cells, e0, e1, ...
         layer: whose hidden states these are, as in `embed`.
         precision: `32-true`, `bf16-mixed` or `16-mixed`.
         device: `auto`, `cpu`, `cuda`, ...
-        **options: `batch_tokens`, `batch_size` and `on_progress` of `embed`.
+        **options: `batch_tokens`, `batch_size` and `show` of `embed`.
 
     Returns:
         The vectors, and how well the genes are known.
@@ -229,17 +245,23 @@ def embed_genes_file(
         InputDataError: no counts, too few genes that the model knows, or a damaged file.
     """
     from omics.data.cell_source import open_cells
-    from omics.models.bundle import Bundle
     from omics.models.gene_embedding import embed_genes
-    from omics.models.inference import bind_genes, choose_device
+    from omics.models.inference import bind_genes
     from omics.models.readout import gene_layer, layer_name
 
     check_suffix(Path(out))
-    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-    chosen = str(choose_device(device))
-    with open_cells(source) as store:
+    given = EmbeddingOptions(layer=layer, precision=precision, device=device, **options)
+    loaded, chosen, show = given.opened(model)
+    with open_cells(source) as store, show("embedding", len(store)) as advance:
         genes = embed_genes(
-            loaded, store, layer=layer, precision=precision, device=chosen, **options
+            loaded,
+            store,
+            layer=layer,
+            batch_tokens=given.batch_tokens,
+            batch_size=given.batch_size,
+            precision=precision,
+            device=chosen,
+            on_progress=advance,
         )
         coverage = str(bind_genes(loaded, store).coverage)
         metadata = {
@@ -261,38 +283,9 @@ def counts_place(source: str | Path, store: CellStore) -> str:
     return str(store.provenance["location"]) if is_h5ad(source) else "X"
 
 
-def embedding_record(
-    bundle: Bundle, store: CellStore, readout: Readout, *, device: str, precision: str, counts: str
-) -> dict[str, Any]:
-    """Return how an embedding comes about, for `uns["omics"]`.
-
-    Args:
-        bundle: that makes it.
-        store: of the cells.
-        readout: what it is.
-        device: where it was computed.
-        precision: in which.
-        counts: where in their source the counts were.
-    """
-    from omics.models.inference import bind_genes
-
-    return {
-        "bundle_digest": bundle.digest,
-        "bundle": "" if bundle.path is None else bundle.path.name,
-        "store_digest": store.digest,
-        "counts": counts,
-        "genes": str(bind_genes(bundle, store).coverage),
-        "num_cells": len(store),
-        **readout.to_dict(),
-        "device": device,
-        "precision": precision,
-        "versions": _versions(),
-    }
-
-
 @contextlib.contextmanager
 def _cells_and_store(
-    source: AnnData | CellStore | str | Path, key_added: str, *, overwrite: bool
+    source: AnnData | CellStore | str | Path, wanted: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[AnnData, CellStore, str]]:
     """Yield the cells to write to, a store of their counts, and where the counts were."""
     from anndata import AnnData
@@ -303,13 +296,13 @@ def _cells_and_store(
     if isinstance(source, CellStore):
         yield source.to_anndata(), source, "X"
     elif isinstance(source, AnnData):
-        _check_key(source, key_added, overwrite=overwrite)
+        _refuse(wanted, source)
         with tempfile.TemporaryDirectory(prefix="omics-") as scratch:
             store, place = store_of(source, Path(scratch) / "cells.store")
             yield source, store, place
     elif Path(source).is_file():
         adata = read_cells(source)
-        _check_key(adata, key_added, overwrite=overwrite)
+        _refuse(wanted, adata)
         with open_cells(source) as store:
             yield adata, store, str(store.provenance["location"])
     else:
@@ -317,12 +310,8 @@ def _cells_and_store(
             yield store.to_anndata(), store, "X"
 
 
-def _check_key(adata: AnnData, key_added: str, *, overwrite: bool) -> None:
-    if key_added in adata.obsm and not overwrite:
-        raise UsageError(
-            f"obsm already holds {key_added!r}. Name another key (key_added, --key-added), or "
-            "allow it to be replaced (overwrite, --overwrite)."
-        )
+def _refuse(wanted: Sequence[tuple[str, str]], adata: AnnData) -> None:
+    refuse_taken(wanted, {"obsm": set(adata.obsm), "obs": set(adata.obs.columns)})
 
 
 def store_of(adata: AnnData, path: Path) -> tuple[CellStore, str]:
@@ -351,17 +340,23 @@ def store_of(adata: AnnData, path: Path) -> tuple[CellStore, str]:
 
 
 def _write(
-    adata: AnnData, key_added: str, *, embedding: Array, reasons: Array, record: dict[str, Any]
+    adata: AnnData,
+    key_added: str,
+    *,
+    embedding: Array,
+    reasons: Array,
+    sketch: Sketch | None,
+    record: dict[str, Any],
 ) -> None:
     import pandas as pd
 
+    records = dict(adata.uns.get("omics", {}))
     adata.obsm[key_added] = embedding
     adata.obs[REASON_COLUMN] = pd.Categorical.from_codes(reasons, pd.Index(REASONS))
+    column = source_column(key_added)
+    if sketch is not None:
+        adata.obs[column] = pd.Categorical.from_codes(sketch.sources, pd.Index(SOURCES))
+    elif "sketch" in records.get(key_added, {}):  # Of the embedding that was replaced.
+        adata.obs.drop(columns=column, errors="ignore", inplace=True)
     # A plain dict: AnnData may hand out a view of uns that is not written back.
-    adata.uns["omics"] = {**dict(adata.uns.get("omics", {})), key_added: record}
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("omics-eval", "omics-models", "torch")}
+    adata.uns["omics"] = {**records, key_added: record}

@@ -168,12 +168,52 @@ def scatter_figure(
         A PNG.
     """
     figure, axes = _figure(_WIDTH_PX, 380, title)
+    draw_cells(
+        axes,
+        coordinates,
+        categories,
+        classes,
+        axis=axis,
+        numbered=numbered,
+        ringed=ringed,
+        seed=seed,
+    )
+    named = [name for name in categories if name is not None]
+    alt = f"{title}: {len(named)} cells of {len(set(named))} groups on two {axis} axes"
+    return picture_of(figure, alt)
+
+
+def draw_cells(
+    axes: Axes,
+    coordinates: Array,
+    categories: Array,
+    classes: Sequence[str],
+    *,
+    axis: str = "UMAP",
+    numbered: bool = True,
+    ringed: Array | None = None,
+    colours: Sequence[str] | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw cells in the plane into axes of a figure.
+
+    Args:
+        axes: of matplotlib.
+        coordinates: see `scatter_figure`.
+        categories: see `scatter_figure`.
+        classes: see `scatter_figure`.
+        axis: see `scatter_figure`.
+        numbered: see `scatter_figure`.
+        ringed: see `scatter_figure`.
+        colours: of the classes; None for ours.
+        seed: see `scatter_figure`.
+    """
     order = np.random.default_rng(seed).permutation(len(coordinates))
     points, names = coordinates[order], categories[order]
     size = float(np.clip(9000 / max(len(points), 1), 2.5, 26))
     grey = np.array([name is None for name in names], bool)
     axes.scatter(points[grey, 0], points[grey, 1], s=size * 0.6, c=BACKGROUND, linewidths=0)
-    _scatter_classes(axes, points, names, classes, size)
+    _scatter_classes(axes, points, names, classes, size, colours=colours)
     if ringed is not None and ringed.any():
         axes.scatter(
             coordinates[ringed, 0],
@@ -189,15 +229,23 @@ def scatter_figure(
     axes.set_ylabel(f"{axis} 2 (arbitrary units)")
     axes.set_xticks([])
     axes.set_yticks([])
-    shown = int((~grey).sum())
-    alt = f"{title}: {shown} cells of {len(set(names[~grey]))} groups on two {axis} axes"
-    return _png(figure, alt)
 
 
 def _scatter_classes(
-    axes: Axes, points: Array, names: Array, classes: Sequence[str], size: float
+    axes: Axes,
+    points: Array,
+    names: Array,
+    classes: Sequence[str],
+    size: float,
+    *,
+    colours: Sequence[str] | None,
 ) -> None:
     styles = {label: class_style(index) for index, label in enumerate(classes)}
+    if colours is not None:
+        styles = {
+            label: (colour, styles[label][1])
+            for label, colour in zip(classes, colours, strict=True)
+        }
     for marker in MARKERS:
         drawn = np.array([name in styles and styles[name][1] == marker for name in names], bool)
         if drawn.any():
@@ -274,7 +322,7 @@ def curve_figure(
         axes.plot(
             x,
             y,
-            label=_shown(phase),
+            label=shown_name(phase),
             color=COLOURS[(0, 4, 2, 3)[index % 4]],
             linestyle=("-", "--", "-.", ":")[index % 4],
             marker=("o", "s", "^", "D")[index % 4] if few else "",
@@ -282,7 +330,7 @@ def curve_figure(
             linewidth=1.5,
         )
     axes.set_xlabel("training step (batches)", parse_math=False)
-    axes.set_ylabel(_shown(value_name, 32), parse_math=False)
+    axes.set_ylabel(shown_name(value_name, 32), parse_math=False)
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     if any(len(steps) for steps, _ in lines.values()):
         box = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=_FONT_PT)
@@ -322,12 +370,12 @@ def confusion_figure(
     num_classes = len(confusion.classes)
     share = counts / np.maximum(counts.sum(axis=1) + confusion.unanswered, 1)[:, None]
     cell_px = 25 if num_classes <= 12 else 21 if num_classes <= 30 else 12
-    names = [_shown(label) for label in confusion.classes]
+    names = [shown_name(label) for label in confusion.classes]
     # Beside the matrix: the names with their numbers, and margins.
     beside_px = 60 + 7 * max(len(name) for name in names)
     width = max(320, beside_px + cell_px * num_classes)
     figure, axes = _figure(width, cell_px * num_classes + 80, "")
-    figure.suptitle(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    figure.suptitle(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     step = 1 if cell_px > 12 else 2
     shown = [str(numbers[label]) for label in confusion.classes]
@@ -371,8 +419,8 @@ def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
     groups = list(top_genes.groupby("class", sort=False))
     panels = [(str(name), rows.head(_MAX_BARS)) for name, rows in groups[:_MAX_PANELS]]
     heights = [45 + 17 * len(rows) for _, rows in panels] or [60]
-    figure = _blank_figure(_WIDTH_PX, 40 + sum(heights))
-    figure.suptitle(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    figure = blank_figure(_WIDTH_PX, 40 + sum(heights))
+    figure.suptitle(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
     rows_of_axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)
     for index, ((name, rows), (axes,)) in enumerate(zip(panels, rows_of_axes, strict=False)):
         colour, _ = class_style(index)
@@ -380,10 +428,12 @@ def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
         ends = np.stack([score - rows["low"], rows["high"] - score]).clip(min=0)
         places = np.arange(len(rows))
         axes.barh(places, score, xerr=ends, color=colour, height=0.7, ecolor=INK, capsize=2)
-        axes.set_yticks(places, [_shown(each) for each in rows["symbol"]], parse_math=False)
+        axes.set_yticks(places, [shown_name(each) for each in rows["symbol"]], parse_math=False)
         axes.invert_yaxis()
         axes.axvline(0, color=INK, linewidth=0.6)
-        axes.set_title(_shown(name, 44), fontsize=_FONT_PT, color=INK, loc="left", parse_math=False)
+        axes.set_title(
+            shown_name(name, 44), fontsize=_FONT_PT, color=INK, loc="left", parse_math=False
+        )
         axes.tick_params(labelsize=_FONT_PT, colors=INK, length=2)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -396,8 +446,13 @@ def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
     return _svg(figure, alt)
 
 
-def _shown(text: str, limit: int = _MAX_NAME) -> str:
-    """Return a name fit for a figure: printable, and cut in the middle when long."""
+def shown_name(text: str, limit: int = _MAX_NAME) -> str:
+    """Return a name fit for a figure: printable, and cut in the middle when long.
+
+    Args:
+        text: of any letters.
+        limit: letters at most.
+    """
     clean = "".join(letter if letter.isprintable() else "?" for letter in text)
     if len(clean) <= limit:
         return clean
@@ -419,7 +474,16 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def _blank_figure(width_px: int, height_px: int) -> Figure:
+def blank_figure(width_px: int, height_px: int) -> Figure:
+    """Return an empty figure that belongs to no display.
+
+    Args:
+        width_px: in CSS pixels.
+        height_px: in CSS pixels.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -435,18 +499,26 @@ def _blank_figure(width_px: int, height_px: int) -> Figure:
 
 
 def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
-    figure = _blank_figure(width_px, height_px)
+    figure = blank_figure(width_px, height_px)
     axes = figure.add_subplot()
-    axes.set_title(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    axes.set_title(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
     axes.tick_params(labelsize=_FONT_PT, colors=INK)
     axes.xaxis.label.set_fontsize(_FONT_PT)
     axes.yaxis.label.set_fontsize(_FONT_PT)
     return figure, axes
 
 
-def _png(figure: Figure, alt: str) -> Picture:
+def picture_of(figure: Figure, alt: str, width: int = _WIDTH_PX) -> Picture:
+    """Return a figure as a PNG.
+
+    Args:
+        figure: drawn.
+        alt: what it shows.
+        width: in CSS pixels.
+    """
     # Twice the CSS resolution: sharp on phones and in print.
-    return Picture("image/png", _saved(figure, "png", dpi=2 * _PX_PER_INCH, metadata={}), alt)
+    data = _saved(figure, "png", dpi=2 * _PX_PER_INCH, metadata={})
+    return Picture("image/png", data, alt, width)
 
 
 def _svg(figure: Figure, alt: str, width: int = _WIDTH_PX) -> Picture:

@@ -4,7 +4,7 @@
   matrix is never in memory, so the number of cells does not matter.
 - `obsm[KEY]` (float32, NaN for a cell without an embedding), `obs["omics_reason"]`, for each label
   `obs["LABEL_pred"]` and, of a class, `obs["LABEL_confidence"]`; how all came about is in
-  `uns["omics"][KEY]`.
+  `uns["omics"][KEY]`. Where some embeddings are from neighbours, `obs["KEY_source"]` says which.
 - The input is left alone, and the output appears under its name when it is whole.
 """
 
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.atomic_files import replace_file
-from omics.data.errors import UsageError
+from omics.data.errors import UnknownNameError, UsageError, nearest
 from omics.eval.cell_files import read_cells, write_cells
+from omics.eval.embedding_sources import SOURCES, source_column
 from omics.models.inference import REASONS
 from omics.models.label_answers import best_class, is_number, label_sets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from anndata import AnnData
 
     from omics.data import CellStore
     from omics.models import InferenceBatch
@@ -48,6 +51,7 @@ def open_h5ad_output(
     width: int,
     labels: Sequence[LabelSpec],
     overwrite: bool,
+    more: Sequence[tuple[str, str]] = (),
 ) -> Iterator[H5adOutput]:
     """Let a caller add results of all or some cells to a copy of their source.
 
@@ -59,6 +63,7 @@ def open_h5ad_output(
         width: of the embedding.
         labels: what is predicted of each cell.
         overwrite: whether an embedding or columns of these names in the source may be replaced.
+        more: see `refuse_taken_names`.
 
     Yields:
         What takes the results. If the block raises, `path` keeps its content.
@@ -70,7 +75,7 @@ def open_h5ad_output(
 
     from omics.data.export import export_h5ad
 
-    refuse_taken_names(source, key_added=key_added, labels=labels, overwrite=overwrite)
+    refuse_taken_names(source, key_added=key_added, labels=labels, overwrite=overwrite, more=more)
     with replace_file(path) as temporary:
         if not is_h5ad(source):
             export_h5ad(store, temporary)
@@ -104,6 +109,7 @@ def refuse_taken_names(
     key_added: str,
     labels: Sequence[LabelSpec],
     overwrite: bool,
+    more: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Refuse to hide what the source already holds, before any work is done.
 
@@ -112,6 +118,7 @@ def refuse_taken_names(
         key_added: key of obsm.
         labels: what is predicted of each cell.
         overwrite: whether it may be replaced.
+        more: what else will be written, such as `("obsm", "X_umap")`.
 
     Raises:
         UsageError: a name is taken.
@@ -125,7 +132,20 @@ def refuse_taken_names(
             place: set(_names(handle[place])) if place in handle else set()
             for place in ("obsm", "obs")
         }
-    wanted = [("obsm", key_added), *(("obs", name) for name in _columns(labels))]
+    wanted = [("obsm", key_added), *(("obs", name) for name in _columns(labels)), *more]
+    refuse_taken(wanted, taken)
+
+
+def refuse_taken(wanted: Sequence[tuple[str, str]], taken: Mapping[str, Collection[str]]) -> None:
+    """Refuse names that are taken.
+
+    Args:
+        wanted: pairs such as `("obsm", "X_omics")`.
+        taken: names by place.
+
+    Raises:
+        UsageError: naming the first.
+    """
     for place, name in wanted:
         if name in taken[place]:
             raise UsageError(
@@ -134,11 +154,33 @@ def refuse_taken_names(
             )
 
 
+def require_column(source: str | Path, name: str) -> None:
+    """Refuse a column that an `.h5ad` file lacks, before its counts are read; others pass.
+
+    Args:
+        source: as given to `open_cells`.
+        name: of a column of obs.
+
+    Raises:
+        UnknownNameError: there is no such column; the message has the nearest.
+    """
+    from omics.data.sources.hdf5_safety import open_safely
+
+    if not is_h5ad(source):
+        return
+    with open_safely(source) as handle:
+        obs = handle["obs"]
+        columns = [str(each) for each in obs.attrs.get("column-order", _names(obs))]
+    if name not in columns:
+        raise UnknownNameError(f"{source} has no obs column {name!r}.{nearest(name, columns)}")
+
+
 class H5adOutput:
     """An `.h5ad` file that is being added to.
 
     Attributes:
         record: what `uns["omics"][KEY]` will hold, filled by the caller.
+        sources: int8 [n], where embeddings are from, as places in `SOURCES`; None for the model.
     """
 
     def __init__(
@@ -150,6 +192,7 @@ class H5adOutput:
         labels: Sequence[LabelSpec],
     ) -> None:
         self.record: dict[str, Any] = {}
+        self.sources: Array | None = None
         self._handle = handle
         self._key = key_added
         self._labels = labels
@@ -166,6 +209,7 @@ class H5adOutput:
         obsm = _group(handle, "obsm")
         if key_added in obsm:
             del obsm[key_added]
+            self._forget_sources()
         self._embedding = obsm.create_dataset(
             key_added,
             (num_cells, width),
@@ -200,6 +244,39 @@ class H5adOutput:
                 self._codes[name][rows], values[rows] = best_class(spec, batch)
 
     @property
+    def embedding(self) -> Array:
+        """What was added so far, float32 [n, width], in memory."""
+        return np.asarray(self._embedding[:])
+
+    def add_array(self, key: str, values: Array) -> None:
+        """Put one more array into obsm; one that is there is replaced.
+
+        Args:
+            key: of obsm.
+            values: [n, d].
+        """
+        self._write(_group(self._handle, "obsm"), key, values)
+
+    def views(self) -> AnnData:
+        """Return obs and uns without the counts, to be looked at; nothing in it is written back."""
+        from anndata import AnnData
+        from anndata.io import read_elem
+
+        uns = _group(self._handle, "uns")
+        colours = {name: read_elem(uns[name]) for name in uns if name.endswith("_colors")}
+        return AnnData(obs=read_elem(self._handle["obs"]), uns=colours)
+
+    def set_colours(self, name: str, colours: Sequence[str]) -> None:
+        """Write the colours of the categories of a column.
+
+        Args:
+            name: of the column.
+            colours: one for each category.
+        """
+        uns = _group(self._handle, "uns")
+        self._write(uns, f"{name}_colors", np.array(colours, dtype=object))
+
+    @property
     def num_without(self) -> int:
         """The cells that have no embedding, of those asked for."""
         return int(((self._reasons > 0) & (self._reasons < len(REASONS))).sum())
@@ -227,7 +304,20 @@ class H5adOutput:
             self._column(predicted, answers.remove_unused_categories() if several else answers)
             if not several:
                 self._column(confidence, self._values[spec.name])
+        if self.sources is not None:
+            self._column(
+                source_column(self._key),
+                pd.Categorical.from_codes(self.sources, pd.Index(SOURCES)),
+            )
         self._write(_group(_group(self._handle, "uns"), "omics"), self._key, self.record)
+
+    def _forget_sources(self) -> None:
+        """Remove the column that said where the embeddings that are replaced were from."""
+        obs, name = self._handle["obs"], source_column(self._key)
+        if f"uns/omics/{self._key}/sketch" in self._handle and name in obs:
+            del obs[name]
+            kept = [str(each) for each in obs.attrs["column-order"] if str(each) != name]
+            obs.attrs["column-order"] = np.array(kept, dtype=object)
 
     def _column(self, name: str, values: Any) -> None:
         obs = self._handle["obs"]

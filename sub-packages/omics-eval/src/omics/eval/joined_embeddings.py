@@ -10,6 +10,7 @@ import numpy as np
 from omics.data.errors import InputDataError, UsageError
 from omics.eval.annotation import embedding_of
 from omics.eval.cell_files import read_cells
+from omics.eval.embedding_sources import source_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,8 @@ def join_embeddings(paths: Sequence[Path], use_rep: str) -> tuple[AnnData, tuple
         others = cells if path == paths[0] else read_cells(path)
         _check_cells(cells, others, paths[0], path)
         cells.obsm[name] = embedding_of(others, use_rep)
+        if (sources := source_column(use_rep)) in others.obs:
+            cells.obs[source_column(name)] = others.obs[sources].to_numpy()
         provenance = dict(others.uns.get("omics", {})).get(use_rep)
         if provenance is not None:
             record[name] = provenance

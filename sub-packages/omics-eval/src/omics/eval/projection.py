@@ -2,12 +2,14 @@
 
 - Fixed random state and one thread: the same cells give the same picture.
 - Above a limit a seeded subsample is projected, and the caller is told which cells.
+- `placed_cells` gives a place to every cell, NaN to those that are not projected.
 - Starts from principal components: no spectral step that fails on small or split-up data.
 """
 
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,41 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_CELLS = 20_000
 MIN_CELLS = 5
+NUM_NEIGHBOURS = 15
+MIN_DISTANCE = 0.3
+_NOT_INSTALLED = (
+    "The UMAP needs umap-learn, which is not installed. Run: pip install 'omics-eval[plots]'"
+)
+
+
+def require_umap() -> None:
+    """Refuse to work towards a UMAP that cannot be made.
+
+    Raises:
+        MissingExtraError: umap-learn is not installed.
+    """
+    # Importing it takes seconds.
+    if find_spec("umap") is None:
+        raise MissingExtraError(_NOT_INSTALLED)
+
+
+def placed_cells(embedding: Array, *, seed: int = 0, max_cells: int = MAX_CELLS) -> Array:
+    """Return the UMAP coordinates of every cell.
+
+    Args:
+        embedding: float [n, d].
+        seed: see `umap_coordinates`.
+        max_cells: see `umap_coordinates`.
+
+    Returns:
+        float32 [n, 2]; NaN for a cell without an embedding, one that is not in the sample, and all
+        cells where they are too few for a UMAP.
+    """
+    places = np.full((len(embedding), 2), np.nan, np.float32)
+    if int(usable_rows(embedding).sum()) >= MIN_CELLS and embedding.shape[1] > 1:
+        rows, coordinates = umap_coordinates(embedding, seed=seed, max_cells=max_cells)
+        places[rows] = coordinates
+    return places
 
 
 def umap_coordinates(
@@ -55,10 +92,12 @@ def umap_coordinates(
             warnings.simplefilter("ignore", ImportWarning)
             from umap import UMAP
     except ImportError as error:
-        raise MissingExtraError(
-            "The UMAP needs umap-learn, which is not installed. Run: pip install 'omics-eval[plots]'"
-        ) from error
+        raise MissingExtraError(_NOT_INSTALLED) from error
     reducer = UMAP(
-        n_neighbors=min(15, len(rows) - 1), init="pca", random_state=seed, n_jobs=1, min_dist=0.3
+        n_neighbors=min(NUM_NEIGHBOURS, len(rows) - 1),
+        init="pca",
+        random_state=seed,
+        n_jobs=1,
+        min_dist=MIN_DISTANCE,
     )
     return rows, np.asarray(reducer.fit_transform(embedding[rows]), np.float32)

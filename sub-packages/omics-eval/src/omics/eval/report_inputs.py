@@ -33,6 +33,7 @@ from omics.eval.comparison import (
     labelled_split,
     score_methods,
 )
+from omics.eval.embedding_sources import neighbours_note
 from omics.eval.figures import confusion_figure, curve_figure, legend, scatter_figure
 from omics.eval.projection import MAX_CELLS, MIN_CELLS, umap_coordinates
 from omics.eval.report import Method, Panel, ReportData, Run, class_numbers
@@ -76,6 +77,7 @@ class ReportRequest:
         runs: run folders by name.
         commands: that reproduce the page.
         seed: of baselines, UMAP and intervals.
+        projection: rows and UMAP coordinates of `use_rep`, with the same seed; None computes them.
     """
 
     label: str
@@ -87,6 +89,7 @@ class ReportRequest:
     runs: Mapping[str, Path] | None = None
     commands: Sequence[str] = ()
     seed: int = 0
+    projection: tuple[Array, Array] | None = None
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -121,7 +124,11 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
     classes = sorted({*cells.classes, *confusion.classes})
     columns = _columns(adata, split, cells, predictions[model])
     panels, projection = _panels(
-        embedding_of(adata, request.use_rep), columns, classes=classes, request=request
+        embedding_of(adata, request.use_rep),
+        columns,
+        classes=classes,
+        request=request,
+        known=request.projection,
     )
     for key in request.others:
         column = replace(columns[0], title=f"Label, {key}")
@@ -347,12 +354,17 @@ def _columns(
 
 
 def _panels(
-    embedding: Array, columns: list[_Column], *, classes: list[str], request: ReportRequest
+    embedding: Array,
+    columns: list[_Column],
+    *,
+    classes: list[str],
+    request: ReportRequest,
+    known: tuple[Array, Array] | None = None,
 ) -> tuple[list[Panel], list[str]]:
     usable = int(usable_rows(embedding).sum())
     if usable < MIN_CELLS or embedding.shape[1] < 2:
         return [], [f"There is no UMAP: {usable} cells have an embedding."]
-    rows, coordinates = umap_coordinates(embedding, seed=request.seed)
+    rows, coordinates = known or umap_coordinates(embedding, seed=request.seed)
     notes = []
     if usable > MAX_CELLS:
         notes.append(
@@ -432,6 +444,7 @@ def _notes(adata: AnnData, cells: LabelledSplit, request: ReportRequest) -> list
                 f"{gone:,} {cells.query_name} cells have no embedding{where} (no expressed gene that "
                 f"the model knows) and count as wrong for the {name_of(key, request)}."
             )
+        notes += neighbours_note(adata, key, cells.query, cells.query_name)
     truth, sizes = np.unique(cells.truth, return_counts=True)
     small = [f"{name} ({size})" for name, size in zip(truth, sizes, strict=True) if size < 10]
     if small:

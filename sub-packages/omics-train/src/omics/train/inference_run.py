@@ -344,9 +344,11 @@ def _h5ad(
     config: RunConfig, folder: Path, bundle: Bundle, store: CellStore, readout: Readout
 ) -> Iterator[H5adOutput]:
     """Yield the copy of the input that results are added to; its record is complete at the end."""
-    from omics.eval.embedding import counts_place, embedding_record
+    from omics.eval.embedding import counts_place
+    from omics.eval.embedding_run import embedding_record
     from omics.eval.h5ad_output import open_h5ad_output
     from omics.models.inference import choose_device
+    from omics.models.model_by_name import model_name
 
     source = data_path(config)
     with open_h5ad_output(
@@ -363,6 +365,7 @@ def _h5ad(
             bundle,
             store,
             readout,
+            model=model_name(config.checkpoint or ""),
             device=str(choose_device(config.trainer.accelerator)),
             precision=config.trainer.precision,
             counts=counts_place(source, store),

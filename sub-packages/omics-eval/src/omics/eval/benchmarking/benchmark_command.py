@@ -10,7 +10,7 @@ import typer
 from omics.data.atomic_files import require_free
 from omics.data.command_line import progress, say
 from omics.data.errors import InputDataError, MissingPathError
-from omics.eval.command_options import Overwrite, named_paths
+from omics.eval.command_options import Model, Overwrite, named_paths
 
 if TYPE_CHECKING:
     from omics.eval.results import EvalResult
@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _benchmark(
     *,
-    bundle: Annotated[str, typer.Option("--bundle", help="A bundle folder, or hf:owner/name.")],
+    model: Model,
     out: Annotated[Path, typer.Option("--out", help="The results to write, as Parquet.")],
     dataset: Annotated[
         list[str] | None,
@@ -72,16 +72,15 @@ def _benchmark(
         say(f"left out: {line}")
     rows: list[EvalResult] = []
     scored = 0
-    with progress("embedding", None) as advance:
-        for found in benchmark(
-            bundle, copies, device=device, batch_tokens=batch_tokens, seed=seed, on_progress=advance
-        ):
-            for line in found.lines:
-                say(f"{found.name}: {line}")
-            scored += bool(found.rows)
-            rows += found.rows
-            if rows:
-                write_results(out, rows)
+    for found in benchmark(
+        model, copies, device=device, batch_tokens=batch_tokens, seed=seed, show=progress
+    ):
+        for line in found.lines:
+            say(f"{found.name}: {line}")
+        scored += bool(found.rows)
+        rows += found.rows
+        if rows:
+            write_results(out, rows)
     if not scored:
         raise InputDataError(
             f"None of {len(copies)} datasets could be scored; the lines above say why."

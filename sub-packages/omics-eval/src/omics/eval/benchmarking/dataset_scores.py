@@ -15,9 +15,10 @@ from omics.data.errors import MissingPathError, OmicsError, UsageError
 from omics.data.published_datasets import find_dataset, locate_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from omics.data.command_line import Show
     from omics.data.published_datasets import Dataset
     from omics.eval.results import EvalResult
     from omics.models.bundle import Bundle
@@ -96,36 +97,36 @@ def copies_of(
 
 
 def benchmark(
-    bundle: Bundle | str | Path,
+    model: Bundle | str | Path,
     copies: Mapping[str, Path],
     *,
     device: str = "auto",
     batch_tokens: int | None = None,
     seed: int = 0,
-    on_progress: Callable[[int], None] | None = None,
+    show: Show | None = None,
 ) -> Iterator[DatasetScores]:
     """Score a bundle on datasets, one after the other.
 
     Args:
-        bundle: a loaded bundle, its folder, or `hf:owner/name`.
+        model: a loaded bundle, its folder, or a name, as in `embed`.
         copies: an `.h5ad` file or a store by the name of its dataset, from `copies_of`.
         device: `auto`, `cpu`, `cuda`, ...
         batch_tokens: tokens at once; None for what suits the device.
         seed: of splits, baselines, clusters and intervals.
-        on_progress: called with the number of cells just embedded.
+        show: shows progress, as in `embed`.
 
     Yields:
         The scores of each dataset as soon as they are known.
 
     Raises:
         MissingExtraError: igraph is not installed.
-        MissingPathError: there is no such bundle.
+        MissingPathError: there is no such model.
     """
+    from omics.eval.embedding_run import EmbeddingOptions
     from omics.eval.integration.leiden_clusters import require_igraph
-    from omics.models.bundle import Bundle
 
     require_igraph()
-    loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+    loaded, _, _ = EmbeddingOptions(show=show).opened(model)
     for name, path in copies.items():
         try:
             rows, lines = _scores(
@@ -135,7 +136,7 @@ def benchmark(
                 seed=seed,
                 device=device,
                 batch_tokens=batch_tokens,
-                on_progress=on_progress,
+                show=show,
             )
         except OmicsError as error:
             rows, lines = [], [f"not scored: {error}"]
@@ -150,7 +151,7 @@ def _scores(
     seed: int,
     device: str,
     batch_tokens: int | None,
-    on_progress: Callable[[int], None] | None,
+    show: Show | None,
 ) -> tuple[list[EvalResult], list[str]]:
     """Return the rows of one dataset, and what to tell of them."""
     from omics.data.cell_source import open_cells
@@ -176,7 +177,7 @@ def _scores(
             key_added=KEY,
             device=device,
             batch_tokens=batch_tokens,
-            on_progress=on_progress,
+            show=show,
         )
     asked = labelled_split(cells, split, label=label)
     ours = {

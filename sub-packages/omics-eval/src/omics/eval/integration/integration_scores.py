@@ -20,6 +20,7 @@ from omics.data.errors import InputDataError, UsageError
 from omics.eval.annotation import embedding_of, label_column, usable_rows
 from omics.eval.baselines import counts_of, log_normalise, principal_components
 from omics.eval.classification import missing_labels
+from omics.eval.embedding_sources import neighbours_note
 from omics.eval.integration.cell_functionals import (
     ari_metric,
     explained_share_metric,
@@ -113,6 +114,8 @@ def integrate(
     expression = log_normalise(counts[rows])
     pca, _ = principal_components(expression, expression[:1], seed=seed)
     given = {key: embeddings[key][rows] for key in keys}
+    for key in keys:
+        notes += neighbours_note(adata, key, rows, "scored")
     if components is not None:
         for key in keys:
             if given[key].shape[1] > components:
