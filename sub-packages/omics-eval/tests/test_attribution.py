@@ -158,7 +158,7 @@ def test_another_bundle_is_compared_by_its_top_genes(planted_cells, tmp_path):
     foreign = bundle_of(list(planted_cells.adata.var_names), [spec])
     with pytest.raises(ConfigError, match="do not have the same classes of 'cell_type'"):
         attribute(store, [bundle, foreign], **QUICK)
-    with pytest.raises(UsageError, match="No bundle was given"):
+    with pytest.raises(UsageError, match="No model was given"):
         attribute(store, [], **QUICK)
 
 

@@ -81,6 +81,8 @@ def test_a_bundle_is_taken_as_it_is(tmp_path, cache, conversions):
         assert open_model(given).digest == saved.digest
     with pytest.raises(MissingPathError, match=r"run is no bundle, but holds one: give .*bundle"):
         open_model(tmp_path / "run")
+    with pytest.raises(MissingPathError, match=r"is a part of a bundle: give the whole, .*bundle"):
+        open_model(saved.path / "model.safetensors")
     assert not conversions
     assert not cache.exists()
 
@@ -177,9 +179,7 @@ def test_a_damaged_entry_is_found_and_made_again(checkpoint, conversions, file):
     damaged = bytearray((whole.path / file).read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (whole.path / file).write_bytes(damaged)
-    with pytest.warns(
-        OmicsWarning, match=r"It lies in the cache: the checkpoint is converted again"
-    ):
+    with pytest.warns(OmicsWarning, match="is damaged: it is converted again"):
         mended = open_model(checkpoint)
     assert len(conversions) == 2
     assert mended.digest == whole.digest

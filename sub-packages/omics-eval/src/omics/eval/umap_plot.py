@@ -33,6 +33,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 UMAP_KEY = "X_umap"
 _WIDTH_PX, _HEIGHT_PX = 760, 520
 _LEGEND_ROWS = 22
+_MAX_NAME = 36
 
 
 def umap(
@@ -195,7 +196,7 @@ def _legend(axes: Axes, classes: list[str], colours: list[str], *, drawn: set[An
             linestyle="",
             marker=class_style(index)[1],
             color=colour,
-            label=f"{index + 1}  {shown_name(label)}",
+            label=f"{index + 1}  {shown_name(label, _MAX_NAME)}",
         )
         for index, (label, colour) in enumerate(zip(classes, colours, strict=True))
         if label in drawn

@@ -88,16 +88,18 @@ def open_model(
             f"shows.{hint} Give a bundle (a run folder of `omics-train` has one named `bundle`), a "
             f"published checkpoint, `{HUB_PREFIX}owner/name`, or a name of the list."
         )
+    elif path.is_file() and (path.parent / MANIFEST).is_file():
+        raise MissingPathError(f"{path} is a part of a bundle: give the whole, {path.parent}.")
     source = find_source(text)
     entry = _entry_of(source)
     damaged = False
     if entry.exists():
         try:
             return Bundle.load(entry)
-        except CorruptBundleError as error:
+        except CorruptBundleError:
             damaged = True
             warnings.warn(
-                f"{error} It lies in the cache: the checkpoint is converted again.",
+                f"The model that was kept in {entry} is damaged: it is converted again.",
                 OmicsWarning,
                 stacklevel=2,
             )
