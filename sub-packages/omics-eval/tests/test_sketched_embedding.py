@@ -9,7 +9,8 @@ import pytest
 from scipy import sparse
 
 from omics.data import convert
-from omics.data.errors import UsageError
+from omics.data.command_line import no_progress
+from omics.data.errors import ConfigError, UsageError
 from omics.data.selection import geometric_sketch_rows, principal_components
 from omics.eval import embed, embed_file, integrate
 from omics.eval import sketched_embedding as sketched
@@ -214,6 +215,21 @@ def test_numbers_out_of_range_are_refused(cells, planted_cells):
         embed(cells.copy(), planted_cells.bundle, max_cells=0)
     with pytest.raises(UsageError, match="The seed is -1"):
         embed(cells.copy(), planted_cells.bundle, max_cells=10, seed=-1)
+
+
+def test_a_mistyped_precision_is_refused_before_a_sketch_is_drawn(cells, planted_cells):
+    shown = []
+
+    def show(task, total):
+        shown.append(task)
+        return no_progress(task, total)
+
+    options = {"max_cells": 10, "show": show}
+    with pytest.raises(ConfigError, match="precision is 'half'"):
+        embed(cells.copy(), planted_cells.bundle, precision="half", **options)
+    assert not shown
+    embed(cells.copy(), planted_cells.bundle, **options)
+    assert shown == ["reading genes", "components of counts", "embedding", "neighbours"]
 
 
 def test_what_reads_an_embedding_says_that_some_are_of_neighbours(part, whole, tmp_path):

@@ -68,10 +68,16 @@ class EmbeddingOptions:
 
         Args:
             model: as in `embed`; a published checkpoint is converted if need be.
+
+        Raises:
+            ConfigError: no such precision.
+            UsageError: no such device.
+            MissingPathError: there is no such model.
         """
-        from omics.models.inference import choose_device
+        from omics.models.inference import check_precision, choose_device
         from omics.models.model_by_name import open_model
 
+        check_precision(self.precision)
         device, show = str(choose_device(self.device)), self.show or no_progress
         with contextlib.ExitStack() as stack:
             bundle = open_model(

@@ -155,7 +155,7 @@ def run_cells(
         InputDataError: too few known genes, or the model gives values that are not finite.
     """
     readout, layer_of_genes = _readouts(bundle, pooling=pooling, layer=layer, level=level)
-    _check_precision(precision)
+    check_precision(precision)
     bound, batches = token_batches(
         bundle, store, rows=rows, batch_tokens=batch_tokens, batch_size=batch_size, device=device
     )
@@ -282,7 +282,7 @@ def field_outputs(
     Raises:
         ConfigError: no such precision.
     """
-    _check_precision(precision)
+    check_precision(precision)
     lower = PRECISIONS[precision]
     model.eval().to(device)
     filled = _fill(batch, model)
@@ -321,7 +321,7 @@ def run_tokens(
     Raises:
         ConfigError: no such precision.
     """
-    _check_precision(precision)
+    check_precision(precision)
     lower = PRECISIONS[precision]
     mixed = torch.autocast(torch.device(device).type, lower, enabled=lower is not None)
     readout = readout or Readout.of(model.model_config)
@@ -454,7 +454,15 @@ def _gene_vectors(
     )
 
 
-def _check_precision(precision: str) -> None:
+def check_precision(precision: str) -> None:
+    """Refuse a precision that is not known.
+
+    Args:
+        precision: as in `run_cells`.
+
+    Raises:
+        ConfigError: naming those that are.
+    """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}.{nearest(precision, list(PRECISIONS))}")
 
