@@ -50,9 +50,7 @@ def attend_cells(
     # Not slices: the gradient of each slice would be as large as all cells together.
     cells = zip(*(x.split(lengths) for x in (q_THD, k_THD, v_THD)), strict=True)
     outputs = [
-        attend(*(x.transpose(0, 1) for x in cell)).transpose(0, 1)
-        for cell in cells
-        if len(cell[0])
+        attend(*(x.transpose(0, 1) for x in cell)).transpose(0, 1) for cell in cells if len(cell[0])
     ]
     return torch.cat(outputs) if outputs else torch.zeros_like(q_THD)
 
