@@ -78,6 +78,21 @@ def test_quantiles_become_those_of_the_largest_batch():
             assert ours == pytest.approx(theirs, abs=0.1)
 
 
+def test_loadings_that_are_alike_stay_alike():
+    random = np.random.default_rng(0)
+    first = np.stack([1 + random.random(100), random.random(100) / 10], axis=1)
+    second = np.stack([1 + random.random(60), np.zeros(60)], axis=1)
+    second[:20, 1] = 0.1 * random.random(20)
+    # Cells of the other factor, beside which what is small here counts for little.
+    others = np.tile([0.0, 5.0], (40, 1))
+    parts = [np.concatenate([each, others]) for each in (first, second)]
+    moved = aligned_loadings(parts)[1][:60, 1]
+    # The lower two thirds of the quantiles are 0 here, and become their mean there.
+    lower = np.quantile(first[:, 1], np.linspace(0, 1, 51))[:34].mean()
+    assert moved[20:] == pytest.approx(np.full(40, lower), rel=1e-9)
+    assert moved[:20].min() > lower
+
+
 def test_a_batch_too_small_to_align_is_left_as_it_is():
     random = np.random.default_rng(0)
     loadings = [random.random((100, 2)), 7 + random.random((8, 2))]

@@ -203,7 +203,7 @@ def test_the_page_says_all_that_it_was_given():
         "\N{MINUS SIGN}0.056 \N{MINUS SIGN}0.066 to \N{MINUS SIGN}0.046 p = 0.012",
         "remark plain",
         "1,357 cells",
-        "Confidence at least Cells answered Right of these 0.00 100.0% 60 cells 93.3% ",
+        "Threshold Cells answered Right of these 0.00 100.0% 60 cells 93.3% ",
         "0.95 0.0% 0 cells no cell",
         "must be found on other cells, as omics-eval annotate --min-accuracy does",
     ):

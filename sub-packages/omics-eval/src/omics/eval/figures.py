@@ -376,15 +376,15 @@ def calibration_figure(found: Calibration, *, title: str) -> Picture:
     centre, share = found.confidence[held], found.accuracy[held]
     ends = np.stack([share - found.low[held], found.high[held] - share]).clip(min=0)
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1)
-    upper.text(0.03, 0.1, "as sure as right", fontsize=_FONT_PT, color=INK)
+    upper.text(0.98, 0.02, "dashed: as sure as right", fontsize=_FONT_PT, color=INK, ha="right")
     upper.errorbar(
         *(centre, share),
         yerr=ends,
         color=COLOURS[0],
+        linestyle="none",
         marker="o",
-        markersize=5,
-        linewidth=1.5,
-        elinewidth=1.2,
+        markersize=6,
+        elinewidth=1.4,
         capsize=2.5,
     )
     upper.set_ylim(-0.03, 1.03)

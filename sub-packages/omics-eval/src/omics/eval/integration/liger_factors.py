@@ -148,10 +148,10 @@ def aligned_loadings(loadings: Sequence[Array]) -> list[Array]:
             theirs = np.quantile(there, levels, axis=0)
             ours = np.quantile(h[here], levels, axis=0)
             for j in range(h.shape[1]):
-                if ours[0, j] == ours[-1, j]:
-                    h[here, j] = there[:, j].mean()
-                else:
-                    h[here, j] = np.interp(h[here, j], ours[:, j], theirs[:, j])
+                # Many loadings are 0: what has several quantiles gets the mean of theirs.
+                values, place = np.unique(ours[:, j], return_inverse=True)
+                instead = np.bincount(place, theirs[:, j]) / np.bincount(place)
+                h[here, j] = np.interp(h[here, j], values, instead)
     return aligned
 
 
