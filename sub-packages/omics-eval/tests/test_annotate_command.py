@@ -162,6 +162,7 @@ def test_classes_that_a_head_does_not_know_are_named(
         (("--folds", 3, "--bundle", "b"), "--bundle is of --method head"),
         (("--folds", 3, "--device", "cpu"), "--device is of --method head"),
         (("--method", "head"), "add --bundle, a fine-tuned bundle"),
+        (("--method", "head", "--bundle", "b", "--use-rep", "X"), "leave --use-rep out"),
         (("--folds", 3, "--ontology", "none.obo"), "There is no ontology file none.obo"),
         (("--folds", 9, "--groups", "batch"), "cannot be held out whole in 9 folds"),
         (("--folds", 3, "--ontology", "OBO"), "None of the 3 labels, such as 'type0', is an id"),

@@ -179,6 +179,10 @@ def test_where_nothing_is_sure_enough_all_are_unknown():
     annotate(cells, label="kind", reference=np.arange(200), min_accuracy=0.999)
     assert cells.uns["kind_unknown_below"] == np.inf
     assert set(cells.obs["kind_pred"].astype(str)[200:]) == {"unknown"}
+    # Answers without a threshold leave nothing of the one before.
+    annotate(cells, label="kind", reference=np.arange(200), overwrite=True)
+    assert "kind_unknown_below" not in cells.uns
+    assert "kind_closest" not in cells.obs
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,9 @@ def write_answers(
     import pandas as pd
 
     labels, classes = given.labels, list(given.classes)
+    # What an earlier threshold left says nothing of these answers.
+    if adata.uns.pop(f"{key}_unknown_below", None) is not None and f"{key}_closest" in adata.obs:
+        del adata.obs[f"{key}_closest"]
     if unknown_below is not None:
         if UNKNOWN in classes:
             raise UsageError(f"A class of {key!r} is called {UNKNOWN!r}. Rename it.")

@@ -15,7 +15,7 @@ from omics.data.atomic_files import require_free
 from omics.data.command_line import print_json, say
 from omics.data.errors import UsageError
 from omics.eval.cell_files import read_cells, write_cells
-from omics.eval.command_options import Cells, Label, Out, Overwrite, Seed, UseRep
+from omics.eval.command_options import Cells, Label, Out, Overwrite, Seed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,7 +100,9 @@ def _annotate(
             "--folds", min=2, help="Without a split: hold labelled cells out in so many turns."
         ),
     ] = None,
-    use_rep: UseRep = "X_omics",
+    use_rep: Annotated[
+        str | None, typer.Option("--use-rep", help="The embedding in obsm. Default: X_omics.")
+    ] = None,
     method: Annotated[
         MethodName,
         typer.Option("--method", help="How labels are transferred; head: by the model itself."),
@@ -159,7 +161,14 @@ def _annotate(
     from omics.tokenizers.ontology_labels import Ontology
 
     _check_options(
-        method, split=split, folds=folds, query=query, bundle=bundle, head=head, device=device
+        method,
+        split=split,
+        folds=folds,
+        query=query,
+        use_rep=use_rep,
+        bundle=bundle,
+        head=head,
+        device=device,
     )
     for path in (out, results):
         if path is not None:
@@ -167,7 +176,7 @@ def _annotate(
     wanted = _Wanted(
         source=source,
         label=label,
-        use_rep=use_rep,
+        use_rep=use_rep or "X_omics",
         method=method.value,
         folds=folds,
         query=query or "test",
@@ -220,6 +229,8 @@ def _check_options(method: MethodName, **given: Any) -> None:
     if method is MethodName.head:
         if given["bundle"] is None:
             raise UsageError("--method head asks a model: add --bundle, a fine-tuned bundle.")
+        if given["use_rep"] is not None:
+            raise UsageError("--method head reads counts, and no embedding: leave --use-rep out.")
         return
     for name in ("bundle", "head", "device"):
         if given[name] is not None:
