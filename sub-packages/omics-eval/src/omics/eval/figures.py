@@ -1,4 +1,4 @@
-"""Figures as SVG or PNG bytes: embedding scatter, training curves, confusion matrix, top genes.
+"""Figures as SVG or PNG bytes: scatter, training curves, confusion matrix, calibration, top genes.
 
 - Drawn with matplotlib's Figure objects alone; no pyplot, so no global figure, no display.
 - Laid out at the width of a phone (400 CSS pixels) with text no smaller than the page's: a wide
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from omics.eval.classification import ConfusionMatrix
+    from omics.eval.confidence_calibration import Calibration
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -355,6 +356,73 @@ def confusion_figure(
             )
     alt = f"{title}: {int(np.trace(counts))} of {int(counts.sum())} answered cells on the diagonal"
     return _svg(figure, alt, width)
+
+
+def calibration_figure(found: Calibration, *, title: str) -> Picture:
+    """Draw how often answers are right beside how sure they are: a reliability diagram.
+
+    Args:
+        found: bins of confidence.
+        title: of the figure.
+
+    Returns:
+        An SVG: a point with Wilson's interval for each bin with cells, the line on which a method lies
+        that is right as often as it says, and bars of how many cells each bin has.
+    """
+    figure = _blank_figure(_WIDTH_PX, 400)
+    figure.suptitle(_shown(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    held = np.flatnonzero(found.number)
+    centre, share = found.confidence[held], found.accuracy[held]
+    ends = np.stack([share - found.low[held], found.high[held] - share]).clip(min=0)
+    upper.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1)
+    upper.text(0.98, 0.02, "dashed: as sure as right", fontsize=_FONT_PT, color=INK, ha="right")
+    upper.errorbar(
+        *(centre, share),
+        yerr=ends,
+        color=COLOURS[0],
+        linestyle="none",
+        marker="o",
+        markersize=6,
+        elinewidth=1.4,
+        capsize=2.5,
+    )
+    upper.set_ylim(-0.03, 1.03)
+    upper.set_ylabel("share that is right", fontsize=_FONT_PT)
+    edges = np.arange(len(found.number) + 1) / len(found.number)
+    lower.bar(
+        edges[:-1],
+        found.number,
+        width=np.diff(edges),
+        align="edge",
+        color=COLOURS[5],
+        edgecolor="white",
+    )
+    for place in held:
+        lower.annotate(
+            f"{found.number[place]:,}",
+            ((edges[place] + edges[place + 1]) / 2, found.number[place]),
+            ha="center",
+            va="bottom",
+            fontsize=_FONT_PT - 2,
+            color=INK,
+        )
+    lower.set_ylim(0, 1.3 * found.number.max())
+    lower.set_ylabel("cells", fontsize=_FONT_PT)
+    lower.set_xlabel("confidence", fontsize=_FONT_PT)
+    lower.set_xlim(0, 1)
+    for axes in (upper, lower):
+        axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=_FONT_PT, colors=INK)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    told = "; ".join(
+        f"confidence {edges[place]:.1f} to {edges[place + 1]:.1f}: "
+        f"{100 * found.accuracy[place]:.0f}% of {found.number[place]:,} cells right"
+        for place in held
+    )
+    return _svg(figure, f"{title}, reliability diagram: {told}")
 
 
 def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
