@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -86,6 +86,14 @@ class LabelledCells:
         """Classes of query cells that no cell teaches, sorted."""
         return []
 
+    def asking(self, kept: Array) -> Self:
+        """Return the same with some of the query cells left out.
+
+        Args:
+            kept: bool [m].
+        """
+        return replace(self, query=self.query[kept])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledSplit(LabelledCells):
@@ -119,6 +127,14 @@ class LabelledFolds(LabelledCells):
         pairs = set(zip(self.truth.tolist(), self.folds.tolist(), strict=True))
         number = Counter(label for label, _ in pairs)
         return sorted(label for label, times in number.items() if times == 1)
+
+    def asking(self, kept: Array) -> Self:
+        """Return the same with some of the query cells left out.
+
+        Args:
+            kept: bool [m].
+        """
+        return replace(self, query=self.query[kept], folds=self.folds[kept])
 
 
 def labelled_split(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import inf
 from pathlib import Path
@@ -309,12 +309,7 @@ def _by_head(
         scorable,
     )
     from omics.eval.annotation import write_answers
-    from omics.eval.comparison import (
-        LabelledFolds,
-        labelled_cells,
-        labelled_folds,
-        labelled_split,
-    )
+    from omics.eval.comparison import labelled_cells, labelled_folds, labelled_split
     from omics.models.bundle import Bundle
 
     label, groups = wanted.label, wanted.groups
@@ -343,8 +338,7 @@ def _by_head(
                 f"{left_out:,} cells have a label above several classes of the head, and are not "
                 "scored."
             )
-            parts = {"folds": cells.folds[kept]} if isinstance(cells, LabelledFolds) else {}
-            cells = replace(cells, query=cells.query[kept], **parts)
+            cells = cells.asking(kept)
         strangers = sorted(set(cells.truth) - set(spec.classes))
         for name in strangers:
             number = int((cells.truth == name).sum())
