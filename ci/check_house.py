@@ -13,7 +13,6 @@ import ast
 import re
 import subprocess
 import sys
-import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -322,14 +321,18 @@ def write_tree(house: House) -> None:
 
 
 def first_sentence(house: House, path: Path) -> str:
-    """Return what a Python file or package says it is for, cut to the width of the tree."""
+    """Return what a Python file or package says it is for; nothing if that is too long to be shown.
+
+    A sentence ends early where a part of it does: a phrase that breaks off says nothing.
+    """
     if (house.root / path / "__init__.py").is_file():
         path = path / "__init__.py"
     if path.suffix != ".py":
         return ""
     docstring = ast.get_docstring(ast.parse(house.text(path))) or ""
     sentence = docstring.split("\n\n")[0].replace("\n", " ").replace("`", "").rstrip(".")
-    return textwrap.shorten(sentence, MAX_PURPOSE, placeholder="").rstrip(",:;")
+    ends = [match.start() for match in re.finditer(r"[,:;] ", sentence)] + [len(sentence)]
+    return sentence[: max((end for end in ends if end <= MAX_PURPOSE), default=0)]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -205,8 +205,15 @@ def activation_bytes(preset: str) -> float:
     """
     from omics.train.flops import training_memory
 
-    memory = training_memory(model(preset), work(preset), parameters=0, trained=0, value_bytes=2)
-    return (memory.activations + memory.outputs) * STEP_TOKENS / float(lengths().sum())
+    memory = training_memory(
+        model(preset),
+        work(preset),
+        parameters=0,
+        trained=0,
+        value_bytes=2,
+        cells=round(STEP_TOKENS / float(lengths().mean())),
+    )
+    return memory.activations + memory.outputs
 
 
 def exchange_seconds(preset: str, gpus: int) -> float:

@@ -156,6 +156,14 @@ def test_the_tree_keeps_purposes_and_takes_new_ones_from_docstrings(house: Path)
     assert "  heads.py                    Heads on pooled rows" in lines
     assert "omics-data/                   stores" in lines
     assert problems(house) == []
+    for text, shown in (("Heads, " + 20 * "and more ", "Heads"), (20 * "heads ", "")):
+        write(house, f"{NEIGHBOUR}/further.py", f'"""{text}."""\n')
+        check_house.write_tree(check_house.House.at(house))
+        line = f"  {'further.py':28}{shown}".rstrip()
+        assert line in (house / "README.md").read_text().splitlines()
+        assert len(problems(house)) == (not shown)
+        (house / NEIGHBOUR / "further.py").unlink()
+        check_house.write_tree(check_house.House.at(house))
 
 
 def test_files_that_git_ignores_are_not_part_of_the_house(house: Path) -> None:

@@ -179,12 +179,16 @@ def test_where_nothing_is_sure_enough_all_are_unknown():
     annotate(cells, label="kind", reference=np.arange(200), min_accuracy=0.999)
     assert cells.uns["kind_unknown_below"] == np.inf
     assert set(cells.obs["kind_pred"].astype(str)[200:]) == {"unknown"}
+    # Answers without a threshold leave nothing of the one before.
+    annotate(cells, label="kind", reference=np.arange(200), overwrite=True)
+    assert "kind_unknown_below" not in cells.uns
+    assert "kind_closest" not in cells.obs
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"groups": "donor"}, UsageError, "groups say what is held out"),
+        ({"groups": "donor", "method": "knn"}, UsageError, "groups say what is held out"),
         ({"min_accuracy": 1.5}, UsageError, "above 0 and at most 1"),
         ({"min_accuracy": 0.9, "groups": "donr"}, UnknownNameError, "Did you mean 'donor'"),
     ],
@@ -201,6 +205,9 @@ def test_too_little_to_hold_out_is_refused():
     rows = np.flatnonzero(cells.obs["donor"] == "d0")
     with pytest.raises(InputDataError, match="are of 1 group; at least two"):
         annotate(cells, label="kind", reference=rows, min_accuracy=0.9, groups="donor")
+    cells.obs["none"] = None
+    with pytest.raises(InputDataError, match="60 of 60 labelled cells have no 'none', first row 0"):
+        annotate(cells, label="kind", reference=np.arange(60), groups="none")
     rows = np.concatenate([np.flatnonzero(cells.obs["kind"] == k)[:2] for k in "ab"])
     with pytest.raises(InputDataError, match="4 reference cells of 2 classes are too few"):
         annotate(cells, label="kind", reference=rows, min_accuracy=0.9)

@@ -9,6 +9,7 @@ from omics.eval.comparison import (
     baseline_predictions,
     embedding_predictions,
     labelled_split,
+    labels_of,
     result_rows,
 )
 
@@ -33,11 +34,11 @@ def test_a_class_that_nobody_teaches_is_named_and_counts_as_wrong(pbmc, pbmc_spl
     cells = labelled_split(pbmc, pbmc_split, label=LABEL)
     assert cells.untaught == ["CD19+ B"]
     given = embedding_predictions(pbmc, cells, use_rep="X_omics")
-    assert "CD19+ B" not in set(given)
+    assert "CD19+ B" not in set(given.labels)
     baselines, place = baseline_predictions(pbmc, cells)
     assert place == "X"
     for answers in baselines.values():
-        assert (answers[cells.truth == "CD19+ B"] != "CD19+ B").all()
+        assert (answers.labels[cells.truth == "CD19+ B"] != "CD19+ B").all()
 
 
 def test_rows_hold_every_method_and_the_paired_difference(pbmc, pbmc_split):
@@ -45,7 +46,11 @@ def test_rows_hold_every_method_and_the_paired_difference(pbmc, pbmc_split):
     baselines, _ = baseline_predictions(pbmc, cells)
     ours = {"X_omics + knn": embedding_predictions(pbmc, cells, use_rep="X_omics", method="knn")}
     rows = result_rows(
-        cells, ours | baselines, task="t", dataset="d", bundles={"X_omics + knn": "abc"}
+        cells.truth,
+        labels_of(ours | baselines),
+        task="t",
+        dataset="d",
+        bundles={"X_omics + knn": "abc"},
     )
     assert [row.method for row in rows[::2]] == [
         "X_omics + knn",

@@ -7,6 +7,7 @@ import pytest
 
 from omics.data.errors import InputDataError, UsageError
 from omics.eval.confidence_calibration import (
+    answered_by_threshold,
     calibration,
     calibration_error_metric,
     lowest_trusted,
@@ -21,6 +22,10 @@ def test_bins_and_error_are_those_counted_by_hand():
     assert found.confidence[[5, 9]].tolist() == pytest.approx([0.53, 2.84 / 3])
     assert found.accuracy[[5, 9]].tolist() == pytest.approx([1.0, 2 / 3])
     assert np.isnan(found.accuracy[0])
+    # Wilson of 2 of 2: from n / (n + z^2) to 1.
+    assert found.low[5] == pytest.approx(2 / (2 + 1.959964**2))
+    assert found.high[5] == 1.0
+    assert np.isnan(found.low[0])
     expected = (2 * (1 - 0.53) + 3 * (2.84 / 3 - 2 / 3)) / 5
     assert found.error == pytest.approx(expected)
     metric = calibration_error_metric(confidence, right)
@@ -41,6 +46,17 @@ def test_who_is_right_as_often_as_it_says_has_no_error():
     confidence = rng.uniform(size=200_000)
     assert calibration(confidence, rng.random(200_000) < confidence).error < 0.01
     assert calibration(confidence, rng.random(200_000) < confidence**2).error > 0.1
+
+
+def test_a_threshold_leaves_cells_at_or_above_it():
+    confidence = np.array([0.5, 0.9, 0.4, np.nan])
+    right = np.array([True, True, False, False])
+    half, most, all_ = answered_by_threshold(confidence, right, thresholds=(0.5, 0.95, 0.0))
+    assert (half.number, half.answered.value, half.accuracy.value) == (2, 0.5, 1.0)
+    assert (most.number, most.accuracy) == (0, None)
+    assert (all_.number, all_.accuracy.value) == (3, pytest.approx(2 / 3))
+    single = np.full(2, 0.9, np.float32)
+    assert answered_by_threshold(single, right[:2], thresholds=(0.9,))[0].number == 2
 
 
 def test_no_answer_cannot_be_judged():

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from omics.data.errors import MissingExtraError, UsageError
+from omics.eval.cell_scatter import COLOURS, class_style
 from omics.eval.classification import confusion_matrix
+from omics.eval.confidence_calibration import calibration
 from omics.eval.figures import (
-    COLOURS,
-    class_style,
+    calibration_figure,
     confusion_figure,
     curve_figure,
     legend,
@@ -217,3 +218,17 @@ def test_top_genes_of_strange_names_and_of_none():
     table = bars(1, 2).assign(**{"class": NASTY, "symbol": NASTY})
     assert text_of(top_genes_figure(table, title=NASTY))
     assert "no gene argues for a class" in text_of(top_genes_figure(bars(0, 0), title="Genes"))
+
+
+def test_calibration_is_drawn_and_told_bin_by_bin():
+    confidence = np.array([0.91, 0.93, 0.55, 0.51, 1.0])
+    found = calibration(confidence, np.array([True, False, True, True, True]))
+    picture = calibration_figure(found, title=NASTY)
+    assert picture == calibration_figure(found, title=NASTY)
+    assert picture.alt.endswith(
+        "reliability diagram: confidence 0.5 to 0.6: 100% of 2 cells right; "
+        "confidence 0.9 to 1.0: 67% of 3 cells right"
+    )
+    text = text_of(picture)
+    for part in ("share that is right", "confidence", "as sure as right", "cells"):
+        assert part in text

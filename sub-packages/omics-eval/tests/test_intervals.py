@@ -18,6 +18,7 @@ from omics.eval.intervals import (
     joint_draws,
     mean_metric,
     method_for,
+    over_groups,
     paired_difference,
     wilson_interval,
 )
@@ -456,3 +457,36 @@ def test_joint_draws_are_those_of_each_metric_alone():
 def test_joint_draws_refuse_metrics_over_other_cells():
     with pytest.raises(UsageError, match="over 3 and 4 cells are not over the same cells"):
         joint_draws([mean_metric(np.zeros(3)), mean_metric(np.zeros(4))])
+
+
+def test_groups_are_drawn_whole():
+    generator = np.random.default_rng(0)
+    groups = np.repeat(np.arange(8), 25)
+    # All cells of a group are alike, so 200 cells say no more than eight.
+    right = (groups < 5).astype(bool)
+    metric = over_groups(mean_metric(right, name="accuracy"), groups)
+    assert (metric.num_cells, metric.value) == (8, 5 / 8)
+    assert not metric.is_proportion
+    grouped = bootstrap_interval(metric, seed=1)
+    eight = bootstrap_interval(mean_metric(np.arange(8) < 5), seed=1)
+    assert (grouped.low, grouped.high) == (eight.low, eight.high)
+    cells = bootstrap_interval(mean_metric(right), seed=1)
+    assert cells.high - cells.low < 0.4 * (grouped.high - grouped.low)
+    # A group that is drawn twice counts twice, whatever the metric.
+    numbers = generator.random(200)
+    weights = np.array([[2.0, 0, 1, 1, 0, 3, 1, 0]])
+    of_groups = over_groups(mean_metric(numbers), groups)
+    assert of_groups(weights)[0] == pytest.approx(mean_metric(numbers)(weights[:, groups])[0])
+
+
+def test_groups_that_are_none_change_nothing(monkeypatch):
+    metric = mean_metric(np.arange(6) < 4)
+    assert over_groups(metric, None) is metric
+    assert over_groups(metric, np.zeros(6)) is metric
+    with pytest.raises(UsageError, match="5 groups do not fit 6 cells of mean"):
+        over_groups(metric, np.zeros(5))
+    groups = np.array([0, 0, 1, 1, 2, 2])
+    expected = bootstrap_interval(over_groups(metric, groups))
+    monkeypatch.setattr("omics.eval.intervals._BLOCK_ENTRIES", 20)
+    assert np.isclose(over_groups(metric, groups)(np.ones((50, 3))), 4 / 6).all()
+    assert over_groups(metric, groups).value == expected.value

@@ -9,11 +9,23 @@ import pytest
 
 from omics.eval.classification import class_table, confusion_matrix, score, score_difference
 from omics.eval.comparison import compared_with_all
-from omics.eval.figures import confusion_figure, curve_figure, legend, scatter_figure
+from omics.eval.confidence_calibration import (
+    answered_by_threshold,
+    calibration,
+    calibration_error_metric,
+)
+from omics.eval.figures import (
+    calibration_figure,
+    confusion_figure,
+    curve_figure,
+    legend,
+    scatter_figure,
+)
 from omics.eval.integration.integration_table import Integration
-from omics.eval.intervals import Interval
+from omics.eval.intervals import Interval, confidence_interval
 from omics.eval.many_comparisons import Difference
 from omics.eval.report import (
+    CalibrationPanel,
     Method,
     Panel,
     ReportData,
@@ -48,6 +60,7 @@ def small_report(**changes) -> ReportData:
     points = generator.random((60, 2))
     numbers = class_numbers(classes)
     text = changes.pop("text", "plain")
+    confidence, right = generator.uniform(0.4, 0.9, 60), ours == truth
     data = ReportData(
         dataset=f"blood {text}",
         label=f"cell_type {text}",
@@ -73,6 +86,15 @@ def small_report(**changes) -> ReportData:
                 caption=f"caption {text}",
             )
         ],
+        calibrations=[
+            CalibrationPanel(
+                method=f"method {text}",
+                picture=calibration_figure(calibration(confidence, right), title=text),
+                error=confidence_interval(calibration_error_metric(confidence, right)),
+                num_cells=1357,
+            )
+        ],
+        trust=answered_by_threshold(confidence, right, thresholds=(0.0, 0.95)),
         runs=[
             Run(
                 name=f"run {text}",
@@ -148,7 +170,7 @@ def test_the_page_is_whole_and_offline():
     assert "url(" not in html
     assert "@import" not in html
     sources = [attributes["src"] for tag, attributes in page.tags if "src" in attributes]
-    assert len(sources) == 3
+    assert len(sources) == 4
     assert all(re.match(r"data:image/(png|svg\+xml);base64,", source) for source in sources)
     assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
     policy = next(
@@ -180,6 +202,10 @@ def test_the_page_says_all_that_it_was_given():
         "NMI, mean over resolutions 0.000 0.000",
         "\N{MINUS SIGN}0.056 \N{MINUS SIGN}0.066 to \N{MINUS SIGN}0.046 p = 0.012",
         "remark plain",
+        "1,357 cells",
+        "Threshold Cells answered Right of these 0.00 100.0% 60 cells 93.3% ",
+        "0.95 0.0% 0 cells no cell",
+        "must be found on other cells, as omics-eval annotate --min-accuracy does",
     ):
         assert part in text, part
 
@@ -211,6 +237,8 @@ def test_optional_parts_may_be_absent():
     data = small_report(
         confusion=None,
         panels=[],
+        calibrations=[],
+        trust=[],
         runs=[],
         commands=[],
         notes=[],
@@ -224,6 +252,7 @@ def test_optional_parts_may_be_absent():
     assert "Training" not in text
     assert "Commands" not in text
     assert "every other method" not in text
+    assert "confidences" not in text
     assert "batches" not in text
 
 

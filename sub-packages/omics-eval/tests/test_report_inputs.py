@@ -103,6 +103,18 @@ def test_a_report_of_real_cells_compares_all_methods(pbmc, pbmc_split, predictio
     assert sum(key.num_cells for key in data.panels[2].keys) == 140
     assert dict(data.facts)["Bundle (sha256)"] == "ab" * 32
     assert any("Fewer than 10 test cells" in note for note in data.notes)
+    assert [panel.method for panel in data.calibrations] == [
+        FINE_TUNED,
+        FROZEN,
+        "PCA + logistic regression",
+        "HVG + kNN",
+    ]
+    # The predictions are 0.9 sure of every cell, and right in a little more.
+    assert data.calibrations[0].error.value == pytest.approx(accuracy[FINE_TUNED] - 0.9, abs=1e-6)
+    assert data.calibrations[0].num_cells == 140
+    levels = {level.threshold: level for level in data.trust}
+    assert (levels[0.9].number, levels[0.95].number) == (140, 0)
+    assert levels[0.8].accuracy.value == accuracy[FINE_TUNED]
     html = render_report(data)
     for part in ("tuning", "name: größe", "5.0 min", "torch 2.13", "omics-eval report"):
         assert part in html
@@ -118,6 +130,21 @@ def test_without_predictions_the_page_is_about_the_frozen_embedding(pbmc, pbmc_s
     assert any("3 test cells have no embedding" in note for note in data.notes)
     html = render_report(data)
     assert "is worse than the plain baseline" in html
+
+
+@pytest.mark.usefixtures("no_umap")
+def test_predictions_without_a_confidence_and_a_threshold_of_the_file(
+    pbmc, pbmc_split, predictions
+):
+    path = predictions / "predictions.parquet"
+    pd.read_parquet(path).drop(columns=f"{LABEL}_probability").to_parquet(path)
+    pbmc.uns[f"{LABEL}_unknown_below"] = 0.71828
+    request = ReportRequest(label=LABEL, dataset="pbmc", predictions=predictions)
+    data = gather_report(pbmc, pbmc_split, request)
+    assert data.calibrations[0].method == FROZEN
+    assert data.trust == []
+    assert dict(data.facts)["Unknown in this file below a confidence of"] == "0.718"
+    assert "What a threshold would leave" not in render_report(data)
 
 
 @pytest.mark.usefixtures("no_umap")
@@ -185,10 +212,12 @@ def test_a_sample_is_owned_up_to(pbmc, pbmc_split, monkeypatch):
 def test_predictions_are_put_where_their_cells_are(pbmc, pbmc_split, predictions):
     given = read_predictions(predictions, LABEL, pbmc)
     test = pbmc_split.rows("test")
-    assert all(given[row] is not None for row in test)
-    assert sum(label is not None for label in given) == 140
+    assert all(given.labels[row] is not None for row in test)
+    assert sum(label is not None for label in given.labels) == 140
     truth = pbmc.obs[LABEL].astype(str).to_numpy()
-    assert (given[test] == truth[test]).mean() > 0.9
+    assert (given.labels[test] == truth[test]).mean() > 0.9
+    assert (given.confidence[test] == np.float32(0.9)).all()
+    assert np.isnan(given.confidence).sum() == 560
 
 
 def test_a_test_cell_without_prediction_is_an_error(pbmc, pbmc_split, predictions):

@@ -9,7 +9,8 @@ import pytest
 
 from omics.data.errors import MissingExtraError, UnknownNameError, UsageError
 from omics.eval import plot_umap, umap
-from omics.eval.figures import COLOURS, blank_figure
+from omics.eval.cell_scatter import COLOURS
+from omics.eval.figures import blank_figure
 from omics.eval.umap_plot import umap_picture
 
 LABEL = "bulk_labels"

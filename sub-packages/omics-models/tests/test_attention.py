@@ -145,3 +145,17 @@ def test_weights_times_values_are_the_attention(lengths, window):
     assert not weights[:, layout.cell[:, None] != layout.cell].any()
     mixed = torch.einsum("hts,shd->thd", weights, v)
     assert torch.allclose(mixed, dense(q, k, v, layout, window), atol=1e-5)
+
+
+def test_memory_of_a_gradient_does_not_grow_with_the_number_of_cells():
+    """A slice of each cell would give a gradient of the size of all."""
+
+    def allocated(num_cells):
+        layout = layout_of([960 // num_cells] * num_cells)
+        q, k, v = (x.requires_grad_() for x in qkv(960))
+        mixed = BACKENDS["loop"](q, k, v, layout, None)
+        with torch.profiler.profile(profile_memory=True) as seen:
+            mixed.sum().backward()
+        return sum(max(event.self_cpu_memory_usage, 0) for event in seen.events())
+
+    assert allocated(96) < 2 * allocated(6)

@@ -184,6 +184,11 @@ def test_memory_of_a_step_adds_up() -> None:
     memory = training_memory(config, work, parameters=10**8, trained=10**7)
     assert (memory.weights, memory.gradients, memory.moments) == (4 * 10**8, 4 * 10**7, 8 * 10**7)
     assert memory.outputs == 3 * 4 * 100 * 20_000
+    few = training_memory(
+        config, work, parameters=0, trained=0, cells=20, chunk_scores=30 * 20_000 + 7
+    )
+    assert few.outputs == 3 * 4 * 30 * 20_000
+    assert few.activations == 10 * memory.activations
     assert memory.activations == 1024 * (12 * (9 * 768 + 2 * 3072) + 3 * 768) * 4
     assert memory.total == sum(
         (memory.weights, memory.gradients, memory.moments, memory.activations, memory.outputs)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from omics.data.errors import ConfigError, InputDataError, MissingExtraError, MissingPathError
+from omics.tokenizers.ontology_labels import Ontology
 from omics.train.label_columns import LabelColumn, label_columns
-from omics.train.ontology_labels import Ontology
 
 OBO = """format-version: 1.2
 
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_ontology_is_refused(tmp_path):
 
 def test_without_obonet_one_line_says_what_to_install(obo, monkeypatch):
     monkeypatch.setitem(sys.modules, "obonet", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'omics-train\[ontology\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'omics-tokenizers\[ontology\]'"):
         Ontology.read(obo)
 
 

@@ -14,6 +14,7 @@ from omics.data.splits import load_split
 from omics.data.storage.store import open_store
 from omics.eval.results import read_results
 from omics.models import Bundle, run_cells
+from omics.models.inference import run_tokens
 from omics.train.runs import run_tasks
 from omics.train.train_run import train
 
@@ -206,6 +207,40 @@ def test_a_head_of_other_classes_is_not_taken_over_although_it_fits(atlas, finet
             assert not torch.equal(other[name], start[name]) or name.endswith(("center", "scale"))
         else:
             assert torch.equal(other[name], start[name])
+
+
+@pytest.mark.parametrize(("limit", "used"), [(7, 7), (10_000, 140)])
+def test_a_new_head_is_scaled_by_a_sample_of_the_training_cells(
+    atlas, pretrained, tmp_path, monkeypatch, limit, used
+):
+    """Spread evenly, however many cells there are to train on."""
+    from omics.train import train_run, training_cells
+
+    seen = []
+
+    def noted(model, batches, **options):
+        for result in run_tokens(model, batches, **options):
+            seen.append(result)
+            yield result
+
+    monkeypatch.setattr(training_cells, "SAMPLED_CELLS", limit)
+    monkeypatch.setattr(train_run, "run_tokens", noted)
+    config = compose(
+        "finetune",
+        [
+            *atlas.cells,
+            f"working_dir={tmp_path}",
+            "label_columns=[cell_type]",
+            f"checkpoint={pretrained}/bundle",
+        ],
+    )
+    store = open_store(atlas.store)
+    training = train_run.prepare_training(config, store)
+    trained = np.sort(load_split(atlas.split, store).rows("train"))
+    rows = np.concatenate([result.rows for result in seen])
+    assert rows.tolist() == trained[np.linspace(0, len(trained) - 1, used, dtype=int)].tolist()
+    means = np.concatenate([result.embeddings for result in seen]).mean(0)
+    assert torch.allclose(training.model.label_heads[0].center, torch.from_numpy(means), atol=1e-5)
 
 
 def test_training_without_a_split_uses_all_cells_and_no_validation(atlas, tmp_path):

@@ -1,7 +1,7 @@
 """Label transfer: from labelled reference cells to query cells, through an embedding.
 
-- Three methods over the same arrays: `logistic` (standardised, multinomial), `knn` (share of the
-  nearest votes), `centroid` (nearest class mean). Each also says how sure it is, per cell.
+- Three methods over the same arrays: `logistic` (see `logistic_probe`), `knn` (share of the nearest
+  votes), `centroid` (nearest class mean). Each also says how sure it is, per cell.
 - A query cell whose embedding is NaN gets no label (None) and confidence NaN: cells are never
   dropped or reordered. A reference cell whose embedding is NaN teaches nothing.
 - Confidence is the method's own probability of its answer. With `min_accuracy` it is held against
@@ -18,6 +18,8 @@ import numpy as np
 from omics.data.errors import InputDataError, UnknownNameError, UsageError, nearest
 from omics.eval.classification import missing_labels
 from omics.eval.confidence_calibration import lowest_trusted
+from omics.eval.held_out_folds import held_out_folds
+from omics.eval.logistic_probe import logistic_probe
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +29,6 @@ Method = Literal["logistic", "knn", "centroid"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 NUM_NEIGHBOURS = 15
-MAX_ITERATIONS = 5000
 NUM_FOLDS = 5
 UNKNOWN = "unknown"
 
@@ -40,15 +41,23 @@ class Annotation:
         labels: object [n], the class of each cell as str; None where there is no answer.
         confidence: float32 [n], the method's probability of its answer; NaN where there is none.
         classes: the classes of the reference, sorted.
+        strength: of the logistic probe, as it was chosen; None where there is none to tell.
     """
 
     labels: Array
     confidence: Array
     classes: tuple[str, ...]
+    strength: float | None = None
 
 
 def transfer_labels(
-    reference: Any, labels: Array, query: Any, *, method: str = "logistic"
+    reference: Any,
+    labels: Array,
+    query: Any,
+    *,
+    method: str = "logistic",
+    groups: Array | None = None,
+    seed: int = 0,
 ) -> Annotation:
     """Label query cells by labelled reference cells.
 
@@ -57,6 +66,8 @@ def transfer_labels(
         labels: [n], the classes of the reference cells; none missing.
         query: float [m, d], of the same kind.
         method: `logistic`, `knn` or `centroid`.
+        groups: [n], such as donors, held out whole where `logistic` chooses its strength.
+        seed: of that choice.
 
     Returns:
         A label and a confidence for every query cell, in order.
@@ -85,12 +96,20 @@ def transfer_labels(
         )
     answers = np.full(query.shape[0], None, dtype=object)
     confidence = np.full(query.shape[0], np.nan, np.float32)
+    strength = None
     if asked.any():
-        probabilities = _PROBABILITIES[method](reference[taught], codes, query[asked], len(classes))
+        if method == "logistic":
+            held_out = None if groups is None else groups[taught]
+            probabilities, strength = logistic_probe(
+                reference[taught], codes, query[asked], groups=held_out, seed=seed
+            )
+        else:
+            answer = _nearest_neighbours if method == "knn" else _centroids
+            probabilities = answer(reference[taught], codes, query[asked], len(classes))
         best = probabilities.argmax(axis=1)
         answers[asked] = classes[best]
         confidence[asked] = probabilities[np.arange(len(best)), best]
-    return Annotation(answers, confidence, tuple(classes.tolist()))
+    return Annotation(answers, confidence, tuple(classes.tolist()), strength)
 
 
 def usable_rows(embedding: Any) -> Array:
@@ -137,7 +156,8 @@ def annotate(
         method: `logistic`, `knn` or `centroid`.
         min_accuracy: share of the answers that is to be right: less sure cells are `unknown`, by a
             threshold found by cross-validation of the reference; None answers all.
-        groups: obs column, such as the donor, of which whole groups are held out for that.
+        groups: obs column, such as the donor: wherever reference cells are held out, for the threshold
+            or for the strength of `logistic`, whole groups are.
         seed: of what is held out.
         key_added: prefix of the new columns; the label column by default.
         overwrite: replace columns of these names.
@@ -151,56 +171,146 @@ def annotate(
     Raises:
         UnknownNameError: no such column, embedding or method.
         UsageError: a new column exists and may not be replaced; a class is called `unknown`; groups
-            without `min_accuracy`.
-        InputDataError: fewer than two classes among the reference, or too few cells or groups to
-            hold some out.
+            where nothing is held out.
+        InputDataError: fewer than two classes among the reference, too few cells or groups to hold
+            some out, or a reference cell without a group.
     """
-    import pandas as pd
-
     key = key_added or label
-    added = [f"{key}_pred", f"{key}_confidence"]
-    if min_accuracy is not None:
-        added.append(f"{key}_closest")
-    present = [name for name in added if name in adata.obs]
-    if groups is not None and min_accuracy is None:
-        raise UsageError("groups say what is held out to find min_accuracy: give it, too.")
-    if present and not overwrite:
+    if groups is not None and min_accuracy is None and method != "logistic":
         raise UsageError(
-            f"obs already holds {present[0]!r}. Give another key_added, or allow it to be "
-            "replaced (overwrite, --overwrite)."
+            f"groups say what is held out, and {method} holds nothing out without min_accuracy."
         )
+    refuse_taken_columns(adata, key, unknown=min_accuracy is not None, overwrite=overwrite)
     labels = label_column(adata, label)
     embedding = embedding_of(adata, use_rep)
     in_reference = np.zeros(adata.n_obs, bool)
     in_reference[np.asarray(reference)] = True
     taught = in_reference & ~missing_labels(labels)
-    given = transfer_labels(
-        embedding[taught], labels[taught], embedding[~in_reference], method=method
+    donors = None if groups is None else group_column(adata, groups, np.flatnonzero(taught))
+    found = transfer_labels(
+        embedding[taught],
+        labels[taught],
+        embedding[~in_reference],
+        method=method,
+        groups=donors,
+        seed=seed,
     )
-    predicted = np.full(adata.n_obs, None, dtype=object)
-    predicted[taught] = labels[taught]
-    predicted[~in_reference] = given.labels
-    confidence = np.full(adata.n_obs, np.nan, np.float32)
-    confidence[~in_reference] = given.confidence
-    classes = list(given.classes)
+    threshold = None
     if min_accuracy is not None:
-        if UNKNOWN in classes:
-            raise UsageError(f"A class of {label!r} is called {UNKNOWN!r}. Rename it.")
-        donors = None if groups is None else label_column(adata, groups)[taught]
         sure, right = held_out_answers(
             embedding[taught], labels[taught], method=method, groups=donors, seed=seed
         )
         threshold = lowest_trusted(sure, right, min_accuracy=min_accuracy)
-        adata.obs[f"{key}_closest"] = pd.Categorical(predicted, categories=classes)
-        unsure = np.zeros(adata.n_obs, bool)
-        unsure[~in_reference] = given.confidence < threshold
-        predicted = predicted.copy()
-        predicted[unsure] = UNKNOWN
-        classes = [*classes, UNKNOWN]
-        adata.uns[f"{key}_unknown_below"] = threshold
-    adata.obs[f"{key}_pred"] = pd.Categorical(predicted, categories=classes)
-    adata.obs[f"{key}_confidence"] = confidence
+    predicted = np.full(adata.n_obs, None, dtype=object)
+    predicted[taught] = labels[taught]
+    predicted[~in_reference] = found.labels
+    confidence = np.full(adata.n_obs, np.nan, np.float32)
+    confidence[~in_reference] = found.confidence
+    write_answers(
+        adata, key, Annotation(predicted, confidence, found.classes), unknown_below=threshold
+    )
     return adata
+
+
+def refuse_taken_columns(adata: AnnData, key: str, *, unknown: bool, overwrite: bool) -> None:
+    """Refuse to write over columns of obs.
+
+    Args:
+        adata: the cells.
+        key: prefix of the new columns.
+        unknown: whether cells may become `unknown`.
+        overwrite: whether columns may be replaced.
+
+    Raises:
+        UsageError: a column exists.
+    """
+    added = [f"{key}_pred", f"{key}_confidence", *([f"{key}_closest"] if unknown else [])]
+    present = [name for name in added if name in adata.obs]
+    if present and not overwrite:
+        raise UsageError(
+            f"obs already holds {present[0]!r}. Give another key_added, or allow it to be "
+            "replaced (overwrite, --overwrite)."
+        )
+
+
+def write_answers(
+    adata: AnnData,
+    key: str,
+    given: Annotation,
+    *,
+    unknown_below: float | None = None,
+    thresholds: Array | None = None,
+) -> None:
+    """Write the answers of all cells into obs.
+
+    Args:
+        adata: the cells; changed in place.
+        key: prefix of the columns.
+        given: of every cell; those without a confidence never become `unknown`.
+        unknown_below: the threshold of confidence, for `uns`; None answers all.
+        thresholds: float64 [n_cells], where cells have thresholds of their own.
+
+    Raises:
+        UsageError: a class is called `unknown`, and cells are to be, too.
+    """
+    import pandas as pd
+
+    labels, classes = given.labels, list(given.classes)
+    # What an earlier threshold left says nothing of these answers.
+    if adata.uns.pop(f"{key}_unknown_below", None) is not None and f"{key}_closest" in adata.obs:
+        del adata.obs[f"{key}_closest"]
+    if unknown_below is not None:
+        if UNKNOWN in classes:
+            raise UsageError(f"A class of {key!r} is called {UNKNOWN!r}. Rename it.")
+        adata.obs[f"{key}_closest"] = pd.Categorical(labels, categories=classes)
+        below = unknown_below if thresholds is None else thresholds
+        labels = labels.copy()
+        labels[given.confidence.astype(np.float64) < below] = UNKNOWN
+        classes = [*classes, UNKNOWN]
+        adata.uns[f"{key}_unknown_below"] = unknown_below
+    adata.obs[f"{key}_pred"] = pd.Categorical(labels, categories=classes)
+    adata.obs[f"{key}_confidence"] = given.confidence
+
+
+def out_of_fold(
+    points: Array,
+    labels: Array,
+    folds: Array,
+    *,
+    method: str = "logistic",
+    groups: Array | None = None,
+    seed: int = 0,
+) -> Annotation:
+    """Answer every cell by the cells of the other folds.
+
+    Args:
+        points: float [n, d].
+        labels: object [n], none missing.
+        folds: int [n].
+        method: see `transfer_labels`.
+        groups: [n], see `transfer_labels`.
+        seed: see `transfer_labels`.
+
+    Returns:
+        An answer for every cell, in order; classes are those of all cells.
+
+    Raises:
+        InputDataError: the other folds of one hold fewer than two classes.
+    """
+    answers = np.full(len(points), None, dtype=object)
+    confidence = np.full(len(points), np.nan, np.float32)
+    for fold in np.unique(folds):
+        asked = folds == fold
+        given = transfer_labels(
+            points[~asked],
+            labels[~asked],
+            points[asked],
+            method=method,
+            groups=None if groups is None else groups[~asked],
+            seed=seed,
+        )
+        answers[asked], confidence[asked] = given.labels, given.confidence
+    return Annotation(answers, confidence, tuple(sorted({str(label) for label in labels})))
 
 
 def held_out_answers(
@@ -226,38 +336,51 @@ def held_out_answers(
     Raises:
         InputDataError: fewer than two groups, or two cells of two classes.
     """
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
-
     kept = usable_rows(reference)
-    points, known = reference[kept], np.asarray(labels, dtype=object)[kept]
-    sizes = np.unique(known.astype(str), return_counts=True)[1]
-    folds: Any
-    if groups is not None:
-        donors = np.asarray(groups).astype(str)[kept]
-        number = len(np.unique(donors))
+    points, known = reference[kept], np.asarray(labels, dtype=object)[kept].astype(str)
+    donors = None if groups is None else np.asarray(groups).astype(str)[kept]
+    number = NUM_FOLDS
+    if donors is not None:
+        number = min(NUM_FOLDS, len(np.unique(donors)))
         if number < 2:
             raise InputDataError(
                 f"The reference cells are of {number} group; at least two are needed to hold one "
                 "out. Leave --groups out, or choose another column."
             )
-        folds = GroupKFold(min(NUM_FOLDS, number)).split(points, groups=donors)
-    elif len(sizes) < 2 or len(known) < NUM_FOLDS:
+    elif len(np.unique(known)) < 2 or len(known) < NUM_FOLDS:
         raise InputDataError(
-            f"{len(known)} reference cells of {len(sizes)} classes are too few to find a "
-            "threshold of confidence. Leave --min-accuracy out."
+            f"{len(known)} reference cells of {len(np.unique(known))} classes are too few to find "
+            "a threshold of confidence. Leave --min-accuracy out."
         )
-    elif sizes.min() < NUM_FOLDS:
-        folds = KFold(NUM_FOLDS, shuffle=True, random_state=seed).split(points)
-    else:
-        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed).split(
-            points, known.astype(str)
+    folds = held_out_folds(known, num_folds=number, groups=donors, seed=seed)
+    given = out_of_fold(points, known, folds, method=method, groups=donors, seed=seed)
+    return given.confidence.astype(np.float64), np.asarray(given.labels == known, np.bool_)
+
+
+def group_column(adata: AnnData, groups: str, rows: Array) -> Array:
+    """Return the groups of some cells, such as their donors.
+
+    Args:
+        adata: the cells.
+        groups: column of obs.
+        rows: int64 [n], cells that must have one.
+
+    Returns:
+        str [n].
+
+    Raises:
+        UnknownNameError: no such column.
+        InputDataError: a cell without a group.
+    """
+    found = label_column(adata, groups)[rows]
+    gone = np.flatnonzero(missing_labels(found))
+    if len(gone):
+        raise InputDataError(
+            f"{len(gone)} of {len(rows)} labelled cells have no {groups!r}, first row "
+            f"{int(rows[gone[0]])}: they cannot be held out with their group. Fill the column, or "
+            "leave these cells or --groups out."
         )
-    confidence, right = np.full(len(known), np.nan), np.zeros(len(known), np.bool_)
-    for taught, asked in folds:
-        given = transfer_labels(points[taught], known[taught], points[asked], method=method)
-        confidence[asked] = given.confidence
-        right[asked] = given.labels == known[asked]
-    return confidence, right
+    return np.asarray(found.astype(str))
 
 
 def label_column(adata: AnnData, label: str) -> Array:
@@ -305,16 +428,6 @@ def embedding_of(adata: AnnData, use_rep: str) -> Array:
     return np.asarray(adata.obsm[use_rep], np.float32)
 
 
-def _logistic(reference: Array, codes: Array, query: Array, _num_classes: int) -> Array:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
-    classifier.fit(reference.astype(np.float64), codes)
-    return np.asarray(classifier.predict_proba(query.astype(np.float64)))
-
-
 def _nearest_neighbours(reference: Any, codes: Array, query: Any, _num_classes: int) -> Array:
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -336,10 +449,3 @@ def _centroids(reference: Array, codes: Array, query: Array, num_classes: int) -
     # |q|^2 is the same for all classes and drops out of the softmax.
     distance = np.square(centroids).sum(axis=1) - 2 * points @ centroids.T
     return np.asarray(softmax(-distance / (2 * max(spread, np.finfo(np.float64).tiny)), axis=1))
-
-
-_PROBABILITIES = {
-    "logistic": _logistic,
-    "knn": _nearest_neighbours,
-    "centroid": _centroids,
-}

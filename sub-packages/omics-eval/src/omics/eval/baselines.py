@@ -2,8 +2,8 @@
 
 - All start from log1p(counts per 10,000), as a careful analyst would without any model.
 - `PCA + logistic regression` (up to 50 components), `HVG + kNN` (2,000 highly variable genes, 15
-  neighbours) and `majority class`. The logistic regression is the one used on embeddings too, so
-  the two differ in nothing but the features.
+  neighbours) and `majority class`. The logistic regression is the one used on embeddings too, with
+  its strength chosen in the same way, so the two differ in nothing but the features.
 - Everything is fitted on the training cells alone: components, genes, scaling, labels.
 - Counts stay sparse: PCA centres implicitly (ARPACK), neighbours are searched on CSR.
 """
@@ -81,7 +81,12 @@ def principal_components(
 
 
 def pca_logistic(
-    train: SparseMatrix, labels: Array, test: SparseMatrix, *, seed: int = 0
+    train: SparseMatrix,
+    labels: Array,
+    test: SparseMatrix,
+    *,
+    groups: Array | None = None,
+    seed: int = 0,
 ) -> Annotation:
     """Label test cells by logistic regression on principal components.
 
@@ -89,10 +94,11 @@ def pca_logistic(
         train: CSR [n, g], log-normalised.
         labels: [n] classes.
         test: CSR [m, g], log-normalised.
-        seed: of the PCA.
+        groups: [n], such as donors, held out whole where the strength is chosen.
+        seed: of the PCA and of that choice.
     """
     reference, query = principal_components(train, test, seed=seed)
-    return transfer_labels(reference, labels, query, method="logistic")
+    return transfer_labels(reference, labels, query, groups=groups, seed=seed)
 
 
 def hvg_knn(train: SparseMatrix, labels: Array, test: SparseMatrix) -> Annotation:
@@ -124,7 +130,13 @@ def majority_class(labels: Array, num_cells: int) -> Annotation:
 
 
 def run_baselines(
-    counts: SparseMatrix, labels: Array, *, train: Array, test: Array, seed: int = 0
+    counts: SparseMatrix,
+    labels: Array,
+    *,
+    train: Array,
+    test: Array,
+    groups: Array | None = None,
+    seed: int = 0,
 ) -> dict[str, Annotation]:
     """Label the test cells by every baseline.
 
@@ -133,7 +145,9 @@ def run_baselines(
         labels: [n] classes; needed of the train cells only.
         train: int rows to learn from.
         test: int rows to label.
-        seed: of the PCA.
+        groups: [n], such as donors, needed of the train cells only: held out whole where the
+            regression chooses its strength; None holds out cells.
+        seed: of the PCA and of that choice.
 
     Returns:
         By name, the labels of the test cells in the order of `test`.
@@ -155,8 +169,9 @@ def run_baselines(
         )
     reference, query = log_normalise(counts[train]), log_normalise(counts[test])
     taught = labels[train]
+    donors = None if groups is None else groups[train]
     return {
-        PCA_LOGISTIC: pca_logistic(reference, taught, query, seed=seed),
+        PCA_LOGISTIC: pca_logistic(reference, taught, query, groups=donors, seed=seed),
         HVG_KNN: hvg_knn(reference, taught, query),
         MAJORITY: majority_class(taught, len(test)),
     }

@@ -25,6 +25,7 @@ from omics.eval.intervals import (
     confidence_interval,
     mean_metric,
     method_for,
+    over_groups,
     paired_difference,
 )
 
@@ -216,6 +217,7 @@ def score(
     truth: Array,
     prediction: Array,
     *,
+    groups: Array | None = None,
     ci_method: str | None = None,
     level: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
@@ -226,8 +228,10 @@ def score(
     Args:
         truth: [n] labels.
         prediction: [n] labels; a missing one is wrong.
+        groups: [n], such as donors, that resamples draw whole; None draws cells.
         ci_method: a name of `omics.eval.intervals.METHODS`; macro-F1 is no proportion, and keeps
-            the bootstrap under a method for proportions. None for Wilson and the bootstrap.
+            the bootstrap under a method for proportions. None for Wilson and the bootstrap; with
+            groups both are bootstrapped.
         level: coverage wanted of the intervals.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -241,7 +245,10 @@ def score(
             num_resamples=num_resamples,
             seed=seed,
         )
-        for metric in (accuracy_metric(coded), macro_f1_metric(coded))
+        for metric in (
+            over_groups(accuracy_metric(coded), groups),
+            over_groups(macro_f1_metric(coded), groups),
+        )
     )
     return Scores(accuracy_interval, macro_f1_interval, num_cells=len(coded))
 
@@ -252,6 +259,7 @@ def score_difference(
     *,
     first: str,
     second: str,
+    groups: Array | None = None,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Interval]:
@@ -262,6 +270,7 @@ def score_difference(
         predictions: by method, [n] labels each.
         first: the method of interest.
         second: the method it is held against.
+        groups: [n], such as donors, that resamples draw whole; None draws cells.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -271,7 +280,10 @@ def score_difference(
     coded = [code_labels(truth, predictions[name]) for name in (first, second)]
     return {
         name: paired_difference(
-            metric(coded[0]), metric(coded[1]), num_resamples=num_resamples, seed=seed
+            over_groups(metric(coded[0]), groups),
+            over_groups(metric(coded[1]), groups),
+            num_resamples=num_resamples,
+            seed=seed,
         )
         for name, metric in (("accuracy", accuracy_metric), ("macro_f1", macro_f1_metric))
     }

@@ -17,7 +17,8 @@ import typer
 from omics.data.atomic_files import require_free
 from omics.data.command_line import make_app, print_json, progress, run, say
 from omics.data.errors import UsageError
-from omics.eval import annotate_command, embed_command
+from omics.eval import embed_command
+from omics.eval.annotating import annotate_command
 from omics.eval.benchmarking import benchmark_command
 from omics.eval.command_options import (
     Label,

@@ -24,7 +24,6 @@ Label = Annotated[str, typer.Option("--label", help="The column of obs with the 
 Split = Annotated[
     Path, typer.Option("--split", help="The split of these cells, from `omics-data split`.")
 ]
-UseRep = Annotated[str, typer.Option("--use-rep", help="The embedding in obsm.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of baselines, UMAP and bootstrap.")]
 
 

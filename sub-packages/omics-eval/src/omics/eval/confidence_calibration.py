@@ -1,8 +1,8 @@
 """How far confidences can be trusted: their calibration, and below which to say `unknown`.
 
 - Calibration is judged on cells whose labels the method has not seen.
-- The threshold is found on the reference alone, by cross-validation: the lowest confidence from which
-  on held-out answers are right as often as wanted, with some certainty. Where donors are given, whole donors are held out,
+- A threshold is found on cells that are not scored: the lowest confidence from which on held-out answers
+  are right as often as wanted, with some certainty. Where donors are given, whole donors are held out,
   as a new donor is what query cells come from.
 """
 
@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from omics.data.errors import InputDataError, UsageError
-from omics.eval.intervals import CellMetric
+from omics.eval.intervals import CellMetric, Interval, wilson_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 NUM_BINS = 10
+SHOWN_THRESHOLDS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,15 @@ class Calibration:
         number: int64 [b], cells of each bin.
         confidence: float64 [b], their mean confidence; NaN in an empty bin.
         accuracy: float64 [b], the share of them that was right; NaN in an empty bin.
+        low: float64 [b], the lower end of Wilson's interval of it.
+        high: float64 [b], the upper end.
     """
 
     number: Array
     confidence: Array
     accuracy: Array
+    low: Array
+    high: Array
 
     @property
     def error(self) -> float:
@@ -59,11 +67,60 @@ def calibration(confidence: Array, right: Array, *, num_bins: int = NUM_BINS) ->
     bins = _bins(confidence, num_bins)
     number = np.bincount(bins, minlength=num_bins)
     safe = np.where(number > 0, number, np.nan)
+    successes = np.bincount(bins, weights=right, minlength=num_bins)
+    low, high = np.full(num_bins, np.nan), np.full(num_bins, np.nan)
+    for place in np.flatnonzero(number):
+        interval = wilson_interval(int(successes[place]), int(number[place]))
+        low[place], high[place] = interval.low, interval.high
     return Calibration(
         number=number,
         confidence=np.bincount(bins, weights=confidence, minlength=num_bins) / safe,
-        accuracy=np.bincount(bins, weights=right, minlength=num_bins) / safe,
+        accuracy=successes / safe,
+        low=low,
+        high=high,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrustLevel:
+    """What a threshold of confidence leaves.
+
+    Attributes:
+        threshold: cells at or above it are answered.
+        answered: share of all cells.
+        accuracy: of the answered ones; None where there are none.
+        number: of answered cells.
+    """
+
+    threshold: float
+    answered: Interval
+    accuracy: Interval | None
+    number: int
+
+
+def answered_by_threshold(
+    confidence: Array, right: Array, *, thresholds: Sequence[float] = SHOWN_THRESHOLDS
+) -> list[TrustLevel]:
+    """Return how many cells are answered at thresholds of confidence, and how many of these are right.
+
+    Args:
+        confidence: float [n]; NaN for a cell without an answer, which no threshold trusts.
+        right: bool [n].
+        thresholds: of confidence.
+    """
+    levels = []
+    for threshold in thresholds:
+        kept = np.nan_to_num(confidence, nan=-1.0) >= threshold
+        number = int(kept.sum())
+        levels.append(
+            TrustLevel(
+                threshold=threshold,
+                answered=wilson_interval(number, len(confidence)),
+                accuracy=wilson_interval(int(right[kept].sum()), number) if number else None,
+                number=number,
+            )
+        )
+    return levels
 
 
 def calibration_error_metric(

@@ -1,11 +1,8 @@
-"""Figures as SVG or PNG bytes: embedding scatter, training curves, confusion matrix, top genes.
+"""Figures as SVG or PNG bytes: scatter, training curves, confusion matrix, calibration, top genes.
 
 - Drawn with matplotlib's Figure objects alone; no pyplot, so no global figure, no display.
 - Laid out at the width of a phone (400 CSS pixels) with text no smaller than the page's: a wide
   screen puts them side by side instead of scaling them.
-- Colours are those of Okabe and Ito, then four of Tol's, chosen for colour-blind readers. Markers
-  change after eight classes, so colour and marker repeat together only after 56; every class
-  also carries its number in the plot, for print in grey.
 - Points are pixels (PNG: 20,000 cells stay small), lines and tables are SVG with real text.
 - Names of classes and runs are data: never parsed as mathematics, cut when long.
 """
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.errors import MissingExtraError
+from omics.eval.cell_scatter import COLOURS, FONT_PT, INK, class_style, draw_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,26 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from omics.eval.classification import ConfusionMatrix
+    from omics.eval.confidence_calibration import Calibration
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-COLOURS = (
-    "#0072B2",  # blue
-    "#E69F00",  # orange
-    "#009E73",  # bluish green
-    "#CC79A7",  # reddish purple
-    "#D55E00",  # vermilion
-    "#56B4E9",  # sky blue
-    "#3A3A3A",  # near black
-    "#F0E442",  # yellow
-    "#882255",  # wine
-    "#44AA99",  # teal
-    "#332288",  # indigo
-    "#999933",  # olive
-)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-BACKGROUND = "#D3D3D3"
-INK = "#222222"
 
 # The same marker shapes for an HTML legend, as SVG paths in a box from -6 to 6.
 MARKER_PATHS = {
@@ -62,13 +43,10 @@ MARKER_PATHS = {
     "X": "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
 }
 
-_CLASSES_PER_MARKER = 8
 _PX_PER_INCH = 96
 _WIDTH_PX = 400
-_FONT_PT = 9
 _MAX_POINTS_OF_LINE = 400
 _MAX_NAME = 22
-_NUMBER_GAP = 0.065
 _MAX_BARS = 10
 _MAX_PANELS = 12
 
@@ -112,15 +90,6 @@ class Key:
     colour: str
     path: str
     num_cells: int
-
-
-def class_style(index: int) -> tuple[str, str]:
-    """Return the colour and the marker of a class.
-
-    Args:
-        index: its position among the sorted classes, from 0.
-    """
-    return COLOURS[index % len(COLOURS)], MARKERS[index // _CLASSES_PER_MARKER % len(MARKERS)]
 
 
 def legend(categories: Array, classes: Sequence[str], *, numbered: bool = True) -> list[Key]:
@@ -183,123 +152,6 @@ def scatter_figure(
     return picture_of(figure, alt)
 
 
-def draw_cells(
-    axes: Axes,
-    coordinates: Array,
-    categories: Array,
-    classes: Sequence[str],
-    *,
-    axis: str = "UMAP",
-    numbered: bool = True,
-    ringed: Array | None = None,
-    colours: Sequence[str] | None = None,
-    seed: int = 0,
-) -> None:
-    """Draw cells in the plane into axes of a figure.
-
-    Args:
-        axes: of matplotlib.
-        coordinates: see `scatter_figure`.
-        categories: see `scatter_figure`.
-        classes: see `scatter_figure`.
-        axis: see `scatter_figure`.
-        numbered: see `scatter_figure`.
-        ringed: see `scatter_figure`.
-        colours: of the classes; None for ours.
-        seed: see `scatter_figure`.
-    """
-    order = np.random.default_rng(seed).permutation(len(coordinates))
-    points, names = coordinates[order], categories[order]
-    size = float(np.clip(9000 / max(len(points), 1), 2.5, 26))
-    grey = np.array([name is None for name in names], bool)
-    axes.scatter(points[grey, 0], points[grey, 1], s=size * 0.6, c=BACKGROUND, linewidths=0)
-    _scatter_classes(axes, points, names, classes, size, colours=colours)
-    if ringed is not None and ringed.any():
-        axes.scatter(
-            coordinates[ringed, 0],
-            coordinates[ringed, 1],
-            s=size * 2.2,
-            facecolors="none",
-            edgecolors="black",
-            linewidths=0.9,
-        )
-    if numbered:
-        _write_numbers(axes, points, [names == label for label in classes])
-    axes.set_xlabel(f"{axis} 1 (arbitrary units)")
-    axes.set_ylabel(f"{axis} 2 (arbitrary units)")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _scatter_classes(
-    axes: Axes,
-    points: Array,
-    names: Array,
-    classes: Sequence[str],
-    size: float,
-    *,
-    colours: Sequence[str] | None,
-) -> None:
-    styles = {label: class_style(index) for index, label in enumerate(classes)}
-    if colours is not None:
-        styles = {
-            label: (colour, styles[label][1])
-            for label, colour in zip(classes, colours, strict=True)
-        }
-    for marker in MARKERS:
-        drawn = np.array([name in styles and styles[name][1] == marker for name in names], bool)
-        if drawn.any():
-            axes.scatter(
-                points[drawn, 0],
-                points[drawn, 1],
-                s=size,
-                c=[styles[name][0] for name in names[drawn]],
-                marker=marker,
-                edgecolors="white",
-                linewidths=0.2 if size > 5 else 0,
-            )
-
-
-def _write_numbers(axes: Axes, points: Array, members: list[Array]) -> None:
-    """Write each class's number amid its cells, pushed apart where two would touch."""
-    from matplotlib.patheffects import withStroke
-
-    drawn = [index for index, inside in enumerate(members) if inside.any()]
-    if not drawn:
-        return
-    # In units of the panel, where two numbers need about 0.06 of its width between them.
-    low, extent = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
-    places = np.array([_middle((points[members[i]] - low) / extent) for i in drawn])
-    # An order of angles breaks the tie of numbers that fall on one point.
-    places += 1e-3 * np.array([(np.cos(2.4 * i), np.sin(2.4 * i)) for i in drawn])
-    for _ in range(100):
-        apart = places[:, None] - places[None]
-        distance = np.linalg.norm(apart, axis=2)
-        np.fill_diagonal(distance, np.inf)
-        push = np.maximum(_NUMBER_GAP - distance, 0) / 2
-        if not push.any():
-            break
-        places += (apart / np.maximum(distance, 1e-9)[..., None] * push[..., None]).sum(axis=1)
-    for index, place in zip(drawn, places * extent + low, strict=True):
-        axes.text(
-            float(place[0]),
-            float(place[1]),
-            str(index + 1),
-            fontsize=_FONT_PT + 1,
-            fontweight="bold",
-            color=INK,
-            ha="center",
-            va="center",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
-
-
-def _middle(points: Array) -> Array:
-    """Return the point nearest to the median: a class in two islands is marked on one of them."""
-    away = np.linalg.norm(points - np.median(points, axis=0), axis=1)
-    return np.asarray(points[away.argmin()])
-
-
 def curve_figure(
     lines: Mapping[str, tuple[Array, Array]], *, title: str, value_name: str
 ) -> Picture:
@@ -333,7 +185,7 @@ def curve_figure(
     axes.set_ylabel(shown_name(value_name, 32), parse_math=False)
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     if any(len(steps) for steps, _ in lines.values()):
-        box = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=_FONT_PT)
+        box = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=FONT_PT)
         for text in box.get_texts():
             text.set_parse_math(False)
     else:
@@ -375,7 +227,7 @@ def confusion_figure(
     beside_px = 60 + 7 * max(len(name) for name in names)
     width = max(320, beside_px + cell_px * num_classes)
     figure, axes = _figure(width, cell_px * num_classes + 80, "")
-    figure.suptitle(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    figure.suptitle(shown_name(title, 44), fontsize=FONT_PT + 2, color=INK, parse_math=False)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal", interpolation="nearest")
     step = 1 if cell_px > 12 else 2
     shown = [str(numbers[label]) for label in confusion.classes]
@@ -386,7 +238,7 @@ def confusion_figure(
     axes.set_xlabel("predicted class (number)")
     # Over the names, to be read without turning the head.
     axes.text(
-        -0.01, 1.01, "true class", transform=axes.transAxes, ha="right", va="bottom", size=_FONT_PT
+        -0.01, 1.01, "true class", transform=axes.transAxes, ha="right", va="bottom", size=FONT_PT
     )
     if num_classes <= 30:
         as_percent = bool(counts.max(initial=0) > 999)
@@ -398,11 +250,78 @@ def confusion_figure(
                 str(value),
                 ha="center",
                 va="center",
-                fontsize=_FONT_PT - (1 if num_classes <= 12 else 2),
+                fontsize=FONT_PT - (1 if num_classes <= 12 else 2),
                 color="white" if share[row, column] > 0.55 else INK,
             )
     alt = f"{title}: {int(np.trace(counts))} of {int(counts.sum())} answered cells on the diagonal"
     return _svg(figure, alt, width)
+
+
+def calibration_figure(found: Calibration, *, title: str) -> Picture:
+    """Draw how often answers are right beside how sure they are: a reliability diagram.
+
+    Args:
+        found: bins of confidence.
+        title: of the figure.
+
+    Returns:
+        An SVG: a point with Wilson's interval for each bin with cells, the line on which a method lies
+        that is right as often as it says, and bars of how many cells each bin has.
+    """
+    figure = blank_figure(_WIDTH_PX, 400)
+    figure.suptitle(shown_name(title, 44), fontsize=FONT_PT + 2, color=INK, parse_math=False)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    held = np.flatnonzero(found.number)
+    centre, share = found.confidence[held], found.accuracy[held]
+    ends = np.stack([share - found.low[held], found.high[held] - share]).clip(min=0)
+    upper.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1)
+    upper.text(0.98, 0.02, "dashed: as sure as right", fontsize=FONT_PT, color=INK, ha="right")
+    upper.errorbar(
+        *(centre, share),
+        yerr=ends,
+        color=COLOURS[0],
+        linestyle="none",
+        marker="o",
+        markersize=6,
+        elinewidth=1.4,
+        capsize=2.5,
+    )
+    upper.set_ylim(-0.03, 1.03)
+    upper.set_ylabel("share that is right", fontsize=FONT_PT)
+    edges = np.arange(len(found.number) + 1) / len(found.number)
+    lower.bar(
+        edges[:-1],
+        found.number,
+        width=np.diff(edges),
+        align="edge",
+        color=COLOURS[5],
+        edgecolor="white",
+    )
+    for place in held:
+        lower.annotate(
+            f"{found.number[place]:,}",
+            ((edges[place] + edges[place + 1]) / 2, found.number[place]),
+            ha="center",
+            va="bottom",
+            fontsize=FONT_PT - 2,
+            color=INK,
+        )
+    lower.set_ylim(0, 1.3 * found.number.max())
+    lower.set_ylabel("cells", fontsize=FONT_PT)
+    lower.set_xlabel("confidence", fontsize=FONT_PT)
+    lower.set_xlim(0, 1)
+    for axes in (upper, lower):
+        axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=FONT_PT, colors=INK)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    told = "; ".join(
+        f"confidence {edges[place]:.1f} to {edges[place + 1]:.1f}: "
+        f"{100 * found.accuracy[place]:.0f}% of {found.number[place]:,} cells right"
+        for place in held
+    )
+    return _svg(figure, f"{title}, reliability diagram: {told}")
 
 
 def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
@@ -420,7 +339,7 @@ def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
     panels = [(str(name), rows.head(_MAX_BARS)) for name, rows in groups[:_MAX_PANELS]]
     heights = [45 + 17 * len(rows) for _, rows in panels] or [60]
     figure = blank_figure(_WIDTH_PX, 40 + sum(heights))
-    figure.suptitle(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
+    figure.suptitle(shown_name(title, 44), fontsize=FONT_PT + 2, color=INK, parse_math=False)
     rows_of_axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)
     for index, ((name, rows), (axes,)) in enumerate(zip(panels, rows_of_axes, strict=False)):
         colour, _ = class_style(index)
@@ -432,13 +351,13 @@ def top_genes_figure(top_genes: pd.DataFrame, *, title: str) -> Picture:
         axes.invert_yaxis()
         axes.axvline(0, color=INK, linewidth=0.6)
         axes.set_title(
-            shown_name(name, 44), fontsize=_FONT_PT, color=INK, loc="left", parse_math=False
+            shown_name(name, 44), fontsize=FONT_PT, color=INK, loc="left", parse_math=False
         )
-        axes.tick_params(labelsize=_FONT_PT, colors=INK, length=2)
+        axes.tick_params(labelsize=FONT_PT, colors=INK, length=2)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     if panels:
-        rows_of_axes[-1][0].set_xlabel("mean score", fontsize=_FONT_PT)
+        rows_of_axes[-1][0].set_xlabel("mean score", fontsize=FONT_PT)
     else:
         rows_of_axes[0][0].text(0.5, 0.5, "no gene argues for a class", ha="center")
     more = f" ({len(groups) - len(panels)} more are not drawn)" if len(groups) > len(panels) else ""
@@ -501,10 +420,10 @@ def blank_figure(width_px: int, height_px: int) -> Figure:
 def _figure(width_px: int, height_px: int, title: str) -> tuple[Figure, Axes]:
     figure = blank_figure(width_px, height_px)
     axes = figure.add_subplot()
-    axes.set_title(shown_name(title, 44), fontsize=_FONT_PT + 2, color=INK, parse_math=False)
-    axes.tick_params(labelsize=_FONT_PT, colors=INK)
-    axes.xaxis.label.set_fontsize(_FONT_PT)
-    axes.yaxis.label.set_fontsize(_FONT_PT)
+    axes.set_title(shown_name(title, 44), fontsize=FONT_PT + 2, color=INK, parse_math=False)
+    axes.tick_params(labelsize=FONT_PT, colors=INK)
+    axes.xaxis.label.set_fontsize(FONT_PT)
+    axes.yaxis.label.set_fontsize(FONT_PT)
     return figure, axes
 
 

@@ -8,6 +8,7 @@
 - A paired difference draws the same cells for both methods, so what is hard for both cancels.
 - A proportion has closed forms (Wilson, Clopper-Pearson), which also behave at 0 and 1 where the
   bootstrap collapses to a point.
+- Cells of a donor are alike: `over_groups` makes a metric one over donors, which are then drawn whole.
 - `METHODS` is the table of methods by name, and `method_for` says which one serves a metric.
 """
 
@@ -126,6 +127,46 @@ def mean_metric(
         of_each=given if given.dtype == bool else numbers,
         bounds=(0.0, 1.0) if given.dtype == bool else bounds,
     )
+
+
+def over_groups(metric: CellMetric, groups: Array | None) -> CellMetric:
+    """Return a metric over groups of cells, such as donors: its resamples draw groups whole.
+
+    Its value is that of the cells as they are, and its interval says what other groups would give. With
+    few groups it is too narrow, as every bootstrap is.
+
+    Args:
+        metric: over n cells.
+        groups: [n]; None, or a single group, leaves the metric as it is.
+
+    Returns:
+        A metric whose cells are the groups, in sorted order.
+
+    Raises:
+        UsageError: groups of another number of cells.
+
+    Source: Davison, A. C. & Hinkley, D. V. (1997), Bootstrap Methods and their Application, section 3.8.
+    """
+    if groups is None:
+        return metric
+    if len(groups) != metric.num_cells:
+        raise UsageError(
+            f"{len(groups)} groups do not fit {metric.num_cells} cells of {metric.name}: give one "
+            "for every cell."
+        )
+    names, members = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return metric
+    block = max(1, _BLOCK_ENTRIES // metric.num_cells)
+
+    def values(weights: Array) -> Array:
+        parts = [
+            metric(weights[start : start + block, members])
+            for start in range(0, len(weights), block)
+        ]
+        return np.concatenate(parts)
+
+    return CellMetric(metric.name, len(names), values, bounds=metric.bounds)
 
 
 def wilson_interval(successes: int, total: int, *, level: float = 0.95) -> Interval:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from omics.eval.classification import ClassScore, Scores
+    from omics.eval.confidence_calibration import TrustLevel
     from omics.eval.figures import Key, Picture
     from omics.eval.integration.integration_table import Integration
     from omics.eval.intervals import Interval
@@ -66,6 +67,23 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationPanel:
+    """How far the confidence of one method can be trusted.
+
+    Attributes:
+        method: its name.
+        picture: the reliability diagram.
+        error: the expected calibration error.
+        num_cells: answered cells behind both.
+    """
+
+    method: str
+    picture: Picture
+    error: Interval
+    num_cells: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One training run.
 
@@ -102,6 +120,8 @@ class ReportData:
         class_scores: of the model.
         confusion: of the model; None where figures are not wanted.
         panels: scatter figures.
+        calibrations: of the methods that say how sure they are, in the order of the table.
+        trust: what thresholds of confidence leave of the model's answers.
         runs: training runs.
         facts: about data and model, as (name, value).
         versions: of the software that made the page.
@@ -125,6 +145,8 @@ class ReportData:
     class_scores: list[ClassScore]
     confusion: Picture | None = None
     panels: list[Panel] = field(default_factory=list)
+    calibrations: list[CalibrationPanel] = field(default_factory=list)
+    trust: list[TrustLevel] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     versions: list[tuple[str, str]] = field(default_factory=list)
@@ -247,6 +269,7 @@ def render_report(data: ReportData) -> str:
         "thousands": lambda value: f"{value:,}",
         "signed": _signed,
         "place": lambda value: f"{100 * min(max(value, 0.0), 1.0):.2f}%",
+        "percent": _percent,
         "redacted": redacted,
         "p": shown_p,
     }

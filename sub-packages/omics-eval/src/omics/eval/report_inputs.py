@@ -17,7 +17,7 @@ import numpy as np
 
 from omics.data.errors import InputDataError, MissingPathError, UnknownNameError, nearest
 from omics.data.splits import SPLIT_NAMES
-from omics.eval.annotation import embedding_of, usable_rows
+from omics.eval.annotation import Annotation, embedding_of, usable_rows
 from omics.eval.baselines import HVG_KNN, MAJORITY, NUM_COMPONENTS, PCA_LOGISTIC
 from omics.eval.classification import (
     class_table,
@@ -31,12 +31,32 @@ from omics.eval.comparison import (
     compared_with_all,
     embedding_predictions,
     labelled_split,
+    labels_of,
     score_methods,
 )
+from omics.eval.confidence_calibration import (
+    answered_by_threshold,
+    calibration,
+    calibration_error_metric,
+)
 from omics.eval.embedding_sources import neighbours_note
-from omics.eval.figures import confusion_figure, curve_figure, legend, scatter_figure
+from omics.eval.figures import (
+    calibration_figure,
+    confusion_figure,
+    curve_figure,
+    legend,
+    scatter_figure,
+)
+from omics.eval.intervals import confidence_interval
 from omics.eval.projection import MAX_CELLS, MIN_CELLS, umap_coordinates
-from omics.eval.report import Method, Panel, ReportData, Run, class_numbers
+from omics.eval.report import (
+    CalibrationPanel,
+    Method,
+    Panel,
+    ReportData,
+    Run,
+    class_numbers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +65,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from omics.data.splits import SplitTable
+    from omics.eval.confidence_calibration import TrustLevel
     from omics.eval.figures import Picture
     from omics.eval.integration.integration_table import Integration
 
@@ -115,9 +136,10 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
     predicted = None
     if request.predictions is not None:
         predicted = read_predictions(request.predictions, request.label, adata)
-        _require_answers(predicted, cells, request.predictions)
+        _require_answers(predicted.labels, cells, request.predictions)
     runs = [read_run(name, folder) for name, folder in (request.runs or {}).items()]
-    predictions, place = _all_predictions(adata, cells, predicted, request)
+    answers, place = _all_predictions(adata, cells, predicted, request)
+    predictions = labels_of(answers)
     model = next(iter(predictions))
     scores = score_methods(cells.truth, predictions, seed=request.seed)
     confusion = confusion_matrix(cells.truth, predictions[model])
@@ -153,6 +175,8 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
             confusion, numbers=class_numbers(classes), title="Confusion matrix (cells)"
         ),
         panels=panels,
+        calibrations=_calibrations(cells.truth, answers, seed=request.seed),
+        trust=_trust(cells.truth, answers[model]),
         runs=runs,
         facts=_facts(adata, request, place),
         versions=software_versions(),
@@ -163,8 +187,8 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
     )
 
 
-def read_predictions(folder: Path, label: str, adata: AnnData) -> Array:
-    """Read the predicted classes of a folder of `omics-train predict`.
+def read_predictions(folder: Path, label: str, adata: AnnData) -> Annotation:
+    """Read the predicted classes of a folder of `omics-train predict`, and how sure they are.
 
     Args:
         folder: holds `predictions.parquet`.
@@ -172,7 +196,7 @@ def read_predictions(folder: Path, label: str, adata: AnnData) -> Array:
         adata: the cells they must be of.
 
     Returns:
-        object [n_cells]; None for a cell that was not predicted.
+        Of all cells; None for one that was not predicted, NaN where no confidence was written.
 
     Raises:
         MissingPathError: there is no such file.
@@ -210,7 +234,11 @@ def read_predictions(folder: Path, label: str, adata: AnnData) -> Array:
     values = table[label].astype(object).to_numpy()
     answered = ~missing_labels(values)
     predicted[rows[answered]] = [str(value) for value in values[answered]]
-    return predicted
+    confidence = np.full(len(names), np.nan, np.float32)
+    if f"{label}_probability" in columns:
+        confidence[rows] = table[f"{label}_probability"].to_numpy(np.float32)
+    classes = tuple(sorted({str(value) for value in values[answered]}))
+    return Annotation(predicted, confidence, classes)
 
 
 def read_run(name: str, folder: Path) -> Run:
@@ -301,14 +329,51 @@ def _integration(adata: AnnData, request: ReportRequest) -> Integration | None:
 
 
 def _all_predictions(
-    adata: AnnData, cells: LabelledSplit, predicted: Array | None, request: ReportRequest
-) -> tuple[dict[str, Array], str]:
-    """Return predictions of the query cells by method, the model first, and the counts' place."""
-    ours = {} if predicted is None else {FINE_TUNED: predicted[cells.query]}
+    adata: AnnData, cells: LabelledSplit, predicted: Annotation | None, request: ReportRequest
+) -> tuple[dict[str, Annotation], str]:
+    """Return answers for the query cells by method, the model first, and the counts' place."""
+    ours = {}
+    if predicted is not None:
+        ours[FINE_TUNED] = Annotation(
+            predicted.labels[cells.query], predicted.confidence[cells.query], predicted.classes
+        )
     for key in request.embeddings:
-        ours[name_of(key, request)] = embedding_predictions(adata, cells, use_rep=key)
+        ours[name_of(key, request)] = embedding_predictions(
+            adata, cells, use_rep=key, seed=request.seed
+        )
     baselines, place = baseline_predictions(adata, cells, seed=request.seed)
     return ours | baselines, place
+
+
+def _calibrations(
+    truth: Array, answers: Mapping[str, Annotation], *, seed: int
+) -> list[CalibrationPanel]:
+    """Return a reliability diagram of each method that says how sure it is of each cell."""
+    panels = []
+    for name, given in answers.items():
+        answered = ~np.isnan(given.confidence)
+        if name == MAJORITY or not answered.any():
+            continue
+        sure = given.confidence[answered].astype(np.float64)
+        right = np.asarray(given.labels[answered] == truth[answered], np.bool_)
+        panels.append(
+            CalibrationPanel(
+                method=name,
+                picture=calibration_figure(calibration(sure, right), title=name),
+                error=confidence_interval(calibration_error_metric(sure, right), seed=seed),
+                num_cells=int(answered.sum()),
+            )
+        )
+    return panels
+
+
+def _trust(truth: Array, given: Annotation) -> list[TrustLevel]:
+    """Return what a threshold of confidence would leave of the model's answers."""
+    if np.isnan(given.confidence).all():
+        return []
+    right = np.asarray(given.labels == truth, np.bool_)
+    # In float32, as confidences are: 0.9 is to be at or above 0.9.
+    return answered_by_threshold(given.confidence, right)
 
 
 def _require_answers(predicted: Array, cells: LabelledSplit, folder: Path) -> None:
@@ -406,6 +471,7 @@ def _facts(adata: AnnData, request: ReportRequest, place: str) -> list[tuple[str
             ("Embedding", f"{key}, {embedding_of(adata, key).shape[1]} values")
             for key in request.embeddings
         ),
+        *_threshold_of(adata, request),
         ("Counts for the baselines", place),
         ("Seed", str(request.seed)),
     ]
@@ -415,6 +481,14 @@ def _facts(adata: AnnData, request: ReportRequest, place: str) -> list[tuple[str
             of_key = f" of {key}" if request.others else ""
             facts.append((f"Bundle{of_key} (sha256)", digest))
     return facts
+
+
+def _threshold_of(adata: AnnData, request: ReportRequest) -> list[tuple[str, str]]:
+    """Return the threshold that `annotate --min-accuracy` left in the file, if it did."""
+    found = adata.uns.get(f"{request.label}_unknown_below")
+    if found is None:
+        return []
+    return [("Unknown in this file below a confidence of", f"{float(found):.3f}")]
 
 
 def _notes(adata: AnnData, cells: LabelledSplit, request: ReportRequest) -> list[str]:

@@ -30,7 +30,8 @@ class EvalResult:
         task: what was asked, such as `annotate:cell_type` or `perturb:target`.
         dataset: a name for the cells, such as the file's.
         method: what answered.
-        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ..., or of hidden values `exact`,
+        metric: `accuracy`, `macro_f1`, `accuracy_difference`, ..., or in an ontology those of
+            `ontology_scores`, or of hidden values `exact`,
             `mae`, ... (see `hidden_values`), or of perturbations those of `perturbation_scores`.
         value: the number.
         low: lower end of its interval.

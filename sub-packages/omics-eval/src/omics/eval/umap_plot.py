@@ -13,15 +13,8 @@ import numpy as np
 
 from omics.data.errors import UnknownNameError, UsageError, nearest
 from omics.eval.annotation import embedding_of, label_column, usable_rows
-from omics.eval.figures import (
-    Picture,
-    blank_figure,
-    class_style,
-    draw_cells,
-    picture_of,
-    require_matplotlib,
-    shown_name,
-)
+from omics.eval.cell_scatter import class_style, draw_cells
+from omics.eval.figures import Picture, blank_figure, picture_of, require_matplotlib, shown_name
 from omics.eval.projection import MAX_CELLS, MIN_DISTANCE, NUM_NEIGHBOURS, placed_cells
 
 if TYPE_CHECKING:

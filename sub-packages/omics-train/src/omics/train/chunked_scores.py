@@ -26,6 +26,15 @@ CHUNK_SCORES = 1 << 26
 CHUNK_SCORES_ON_CPU = 1 << 23
 
 
+def usual_chunk(device: str) -> int:
+    """Return how many scores exist at once.
+
+    Args:
+        device: the type of a device.
+    """
+    return CHUNK_SCORES_ON_CPU if device == "cpu" else CHUNK_SCORES
+
+
 def summed_loss(
     rows: ScoreRows, truth: Tensor, loss: RowLoss, *, chunk_scores: int | None = None
 ) -> Tensor:
@@ -40,7 +49,7 @@ def summed_loss(
     Returns:
         A scalar, with the gradient of rows, weight and bias; not differentiable twice.
     """
-    usual = CHUNK_SCORES_ON_CPU if rows.hidden.device.type == "cpu" else CHUNK_SCORES
+    usual = usual_chunk(rows.hidden.device.type)
     num_rows = max(1, (chunk_scores or usual) // len(rows.weight))
     if len(truth) <= num_rows:
         return loss(rows.scores(), truth).sum()

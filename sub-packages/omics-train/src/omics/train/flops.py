@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from omics.train.chunked_scores import CHUNK_SCORES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -184,38 +186,37 @@ class Memory:
             moments=self.moments // processes,
         )
 
-    def of_cells(self, wanted: int, given: int) -> Memory:
-        """Return the memory of a batch of another number of cells of the same kind.
-
-        Args:
-            wanted: its cells.
-            given: those of this one.
-        """
-        return replace(
-            self,
-            activations=self.activations * wanted // given,
-            outputs=self.outputs * wanted // given,
-        )
-
 
 def training_memory(
-    config: ModelConfig, work: Workload, *, parameters: int, trained: int, value_bytes: int = 4
+    config: ModelConfig,
+    work: Workload,
+    *,
+    parameters: int,
+    trained: int,
+    value_bytes: int = 4,
+    cells: int | None = None,
+    chunk_scores: int = CHUNK_SCORES,
 ) -> Memory:
     """Return an estimate of the memory of a training step.
 
     Args:
         config: of the model.
-        work: of one micro-batch.
+        work: of some cells.
         parameters: of the model.
         trained: those of them that are trained.
         value_bytes: of an activation: 4 in float32, 2 in bfloat16 or float16.
+        cells: of a micro-batch, which are like those of `work`; None for those themselves.
+        chunk_scores: scores of token ids that exist at once, see `chunked_scores`.
     """
-    tokens, cells = int(np.sum(work.lengths)), len(work.lengths)
-    outputs = sum(
-        work.asked.get(head.name, 0) * config.field(head.field).vocabulary_size
-        for head in config.field_heads
-        if head.kind == "token_scores"
-    )
+    cells = len(work.lengths) if cells is None else cells
+    times = cells / len(work.lengths)
+    tokens = times * int(np.sum(work.lengths))
+    outputs = 0
+    for head in config.field_heads:
+        if head.kind == "token_scores":
+            ids = config.field(head.field).vocabulary_size
+            rows = round(times * work.asked.get(head.name, 0))
+            outputs += min(rows, max(1, chunk_scores // ids)) * ids
     if work.decodes:
         genes = work.decoded_genes or config.gene_vocabulary_size
         outputs += cells * genes * sum(len(each.outputs) for each in config.wced)
@@ -224,7 +225,7 @@ def training_memory(
         weights=4 * parameters,
         gradients=4 * trained,
         moments=8 * trained,
-        activations=tokens * kept * value_bytes,
+        activations=round(tokens * kept * value_bytes),
         outputs=3 * 4 * outputs,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from omics.data.errors import ConfigError, nearest
 from omics.models.model_config import LabelHeadConfig
 from omics.tokenizers import LabelSpec
-from omics.train.ontology_labels import Ontology
+from omics.tokenizers.ontology_labels import Ontology
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

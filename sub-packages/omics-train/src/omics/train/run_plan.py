@@ -15,6 +15,7 @@ import torch
 
 from omics.data.command_line import duration
 from omics.train.benchmarking.machine_ceilings import product_tflops
+from omics.train.chunked_scores import usual_chunk
 from omics.train.flops import Memory, datasheet_tflops, training_flops, training_memory
 from omics.train.sharding import FSDP
 from omics.train.throughput import workload
@@ -116,8 +117,14 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
     if cells is None:
         cells = math.ceil((config.data_module.batch_tokens or 0) / max(tokens_per_cell, 1))
     memory = training_memory(
-        sizes, work, parameters=parameters, trained=trained, value_bytes=2 if is_half else 4
-    ).of_cells(cells, sampled)
+        sizes,
+        work,
+        parameters=parameters,
+        trained=trained,
+        value_bytes=2 if is_half else 4,
+        cells=cells,
+        chunk_scores=usual_chunk(device),
+    )
     if settings.strategy == FSDP:
         memory = memory.in_shares(settings.devices * settings.num_nodes)
     return RunPlan(

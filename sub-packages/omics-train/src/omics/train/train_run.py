@@ -45,7 +45,7 @@ from omics.train.run_files import (
     write_run_facts,
 )
 from omics.train.target_cells import EXPRESSION, LABEL_EXPRESSION, measured_tokens
-from omics.train.trainer_settings import check_trainer
+from omics.train.trainer_settings import check_trainer, uses_cuda
 from omics.train.training_cells import TrainingCells
 
 if TYPE_CHECKING:
@@ -256,7 +256,10 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
     new_heads = sorted({int(n.split(".")[1]) for n in new if n.startswith("label_heads.")})
     if new_heads:
         plain_tokens = partial(cells.plain_tokens, reader, tokenizer)
-        _standardize_label_heads(model, new_heads, plain_tokens)
+        # Several processes must find the same, to the last bit.
+        alone = uses_cuda(config.trainer) and cells.place.world_size == 1
+        device = "cuda" if alone else "cpu"
+        _standardize_label_heads(model, new_heads, plain_tokens, device)
     return Training(
         source=source,
         labels=labels,
@@ -323,22 +326,22 @@ def _meanings(
 
 
 def _standardize_label_heads(
-    model: OmicsModel, new: Sequence[int], tokens: Callable[[], Iterator[TokenBatch]]
+    model: OmicsModel, new: Sequence[int], tokens: Callable[[], Iterator[TokenBatch]], device: str
 ) -> None:
-    """Set the constants of new label heads from what they read of the training cells."""
+    """Set the constants of new label heads from what they read of training cells."""
     import torch
 
     places = {number: model.model_config.labels[number].token for number in new}
     for place in set(places.values()):
         pooling = POOLED if place is None else f"{PLACE_PREFIX}{place}"
         readout = Readout.of(model.model_config, pooling=pooling)
-        results = run_tokens(model, tokens(), readout=readout)
+        results = run_tokens(model, tokens(), readout=readout, device=device)
         rows = torch.from_numpy(np.concatenate([result.embeddings for result in results]))
         for number in (number for number, read in places.items() if read == place):
             head = model.label_heads[number]
             assert isinstance(head, LabelHead)
-            head.standardize(rows)
-    model.train()
+            head.standardize(rows.to(device))
+    model.train().to("cpu")
 
 
 def _tell_unseen(labels: Sequence[LabelSpec], validation: Mapping[str, Array]) -> None:

@@ -160,6 +160,7 @@ def _scores(
         baseline_predictions,
         embedding_predictions,
         labelled_split,
+        labels_of,
         result_rows,
     )
     from omics.eval.embedding import embed
@@ -181,13 +182,15 @@ def _scores(
         )
     asked = labelled_split(cells, split, label=label)
     ours = {
-        f"{KEY} + {method}": embedding_predictions(cells, asked, use_rep=KEY, method=method)
+        f"{KEY} + {method}": embedding_predictions(
+            cells, asked, use_rep=KEY, method=method, seed=seed
+        )
         for method in METHODS
     }
     baselines, _ = baseline_predictions(cells, asked, seed=seed)
     annotated = result_rows(
-        asked,
-        {**ours, **baselines},
+        asked.truth,
+        labels_of({**ours, **baselines}),
         task=f"annotate:{label}",
         dataset=dataset.name,
         bundles=dict.fromkeys(ours, bundle.digest),

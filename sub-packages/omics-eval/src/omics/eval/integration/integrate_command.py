@@ -44,7 +44,9 @@ def _integrate(
     compare: Annotated[
         str | None,
         typer.Option(
-            "--compare", metavar="NAMES", help="Also correct the batches here: harmony,scanorama."
+            "--compare",
+            metavar="NAMES",
+            help="Also correct the batches here: any of harmony,scanorama,liger,scvi.",
         ),
     ] = None,
     components: Annotated[

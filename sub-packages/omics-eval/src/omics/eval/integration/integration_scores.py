@@ -79,7 +79,7 @@ def integrate(
         label: obs column of cell types.
         batch: obs column of batches; None scores cell types alone.
         use_rep: keys of obsm; the first is the one of interest.
-        compare: methods that correct the principal components here: `harmony`, `scanorama`.
+        compare: methods that correct batches here: `harmony`, `scanorama`, `liger`, `scvi`.
         components: wider embeddings are reduced to so many principal components; None keeps them.
         max_cells: more are sampled to this number.
         seed: of the sample, the clusters and the intervals.
@@ -93,7 +93,11 @@ def integrate(
         InputDataError: no counts, too few cells, or neither two labels nor two batches.
         MissingExtraError: igraph, or a package of `compare`, is not installed.
     """
-    from omics.eval.integration.integration_methods import check_methods, corrected_components
+    from omics.eval.integration.integration_methods import (
+        MethodInput,
+        check_methods,
+        corrected_embedding,
+    )
     from omics.eval.report_inputs import bundle_digest
 
     require_igraph()
@@ -111,7 +115,8 @@ def integrate(
     batches = None if batch is None else label_column(adata, batch)
     rows, notes = _chosen_cells(embeddings, labels, batches, max_cells=max_cells, seed=seed)
     counts, _ = counts_of(adata)
-    expression = log_normalise(counts[rows])
+    counts = counts[rows]
+    expression = log_normalise(counts)
     pca, _ = principal_components(expression, expression[:1], seed=seed)
     given = {key: embeddings[key][rows] for key in keys}
     for key in keys:
@@ -127,7 +132,8 @@ def integrate(
     of_batch = None if batches is None else batches[rows]
     for name in compare:
         assert of_batch is not None
-        title, corrected = corrected_components(name, expression, pca, of_batch, seed=seed)
+        inputs = MethodInput(counts=counts, expression=expression, components=pca, batches=of_batch)
+        title, corrected = corrected_embedding(name, inputs, seed=seed)
         given[title] = corrected
     return score_embeddings(
         {**given, PCA: pca},

@@ -156,7 +156,7 @@ def _measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, An
         sections += [_told(compare(plan, cap), tell, sheet) for cap in options.caps]
     sections.append(_told(compare_feeding(plan, steps=options.loop_steps), tell, sheet))
     lightning = lightning_overhead(
-        device=device, steps=10 * options.loop_steps, rounds=options.rounds
+        device=device, steps=20 * options.loop_steps, rounds=2 * options.rounds + 1
     )
     tell(
         f"Lightning adds {lightning['overhead_ms']:.2f} ms to a step: "
