@@ -48,7 +48,7 @@ def attend_cells(
     begins_and_ends = zip(layout.bounds[:-1], layout.bounds[1:], strict=True)
     lengths = [end - begin for begin, end in begins_and_ends]
     # Not slices: the gradient of each slice would be as large as all cells together.
-    cells = zip(*(x.split(lengths) for x in (q_THD, k_THD, v_THD)), strict=True)
+    cells = zip(*(torch.split(x, lengths) for x in (q_THD, k_THD, v_THD)), strict=True)
     outputs = [
         attend(*(x.transpose(0, 1) for x in cell)).transpose(0, 1) for cell in cells if len(cell[0])
     ]
