@@ -192,7 +192,7 @@ def tests(session: nox.Session) -> None:
     # The cores are shared out between the two workers: threads that wait for a core spin.
     if "OMP_NUM_THREADS" not in os.environ:
         session.env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // 2))
-    run(session, "pytest", "-n", "2", "--dist", "worksteal", "-m", "not gpu", *session.posargs)
+    run(session, "pytest", "-n", "2", "-m", "not gpu", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none", requires=["environment"])
