@@ -45,11 +45,15 @@ def commands(work: Path, seed: int) -> list[str]:
             f"omics-eval annotate {w}/embedded.h5ad --label {LABEL} --split {w}/split.parquet"
             f" --out {w}/annotated.h5ad"
         ),
+        (
+            f"omics-eval attribute {w}/pbmc.store --model {w}/finetune/bundle"
+            f" --split {w}/split.parquet --out {w}/genes"
+        ),
     ]
     report = (
         f"omics-eval report {w}/annotated.h5ad --label {LABEL} --split {w}/split.parquet"
         f" --predictions {w}/predict --run pretrain={w}/pretrain --run finetune={w}/finetune"
-        f" --out {w}/report.html"
+        f" --genes {w}/genes --model {w}/finetune/bundle --out {w}/report.html"
     )
     shown = [f"python quickstart/pbmc_counts.py {w}/pbmc.h5ad", *steps, report]
     return [*steps, report + "".join(f" --command {shlex.quote(step)}" for step in shown)]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from omics.data import OmicsError, load_split, make_split
 from omics.data.errors import (
@@ -21,7 +22,7 @@ from omics.data.errors import (
     UnknownNameError,
     UsageError,
 )
-from omics.data.splits import leakage
+from omics.data.splits import duplicate_cells, leakage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -303,7 +304,14 @@ def test_leakage_agrees_with_a_comparison_of_all_pairs(
         for a in range(len(rows))
         if sides[a] == "test" and any(rows[a])
     )
-    assert leakage(store, make_split(store, column="side")).duplicate_cells == expected
+    split = make_split(store, column="side")
+    found = leakage(store, split)
+    assert found.duplicate_cells == expected
+    # Columns the other way round are other numbers, but the same cells.
+    matrix = csr_matrix(np.array(rows, np.float32)[:, ::-1])
+    number, pairs = duplicate_cells(matrix, split)
+    assert number == expected
+    assert all(rows[one] == rows[other] and sides[one] != sides[other] for one, other in pairs)
 
 
 def test_leakage_of_another_split_is_refused(store: Any, write_store: Any, tmp_path: Path) -> None:
@@ -312,3 +320,5 @@ def test_leakage_of_another_split_is_refused(store: Any, write_store: Any, tmp_p
         leakage(other, make_split(store))
     with pytest.raises(UnknownNameError, match="Did you mean 'donor'"):
         leakage(store, make_split(store), group="doner")
+    with pytest.raises(InputDataError, match="The split has 12 cells, the matrix 2"):
+        duplicate_cells(csr_matrix((2, 3)), make_split(store))

@@ -30,11 +30,14 @@ from omics.data.errors import (
 from omics.data.sources.matrix_blocks import BLOCK_ENTRIES, row_ends
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from scipy.sparse import csr_matrix
 
     from omics.data.storage.store import CellStore
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_Hashes = tuple[Array, Array]
 
 SPLIT_NAMES = ("train", "validation", "test")
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
@@ -283,29 +286,59 @@ def leakage(store: CellStore, split: SplitTable, *, group: str | None = None) ->
     """
     if len(split) != len(store):
         raise InputDataError(f"The split has {len(split):,} cells, the store {len(store):,}.")
-    shared: tuple[str, ...] = ()
-    if group is not None:
-        values = obs_values(store, group)
-        codes = _class_codes(values)
-        present = codes >= 0
-        sides = np.zeros((int(codes.max(initial=-1)) + 1, len(SPLIT_NAMES)), bool)
-        sides[codes[present], split.codes[present]] = True
-        crossing = np.flatnonzero(sides.sum(axis=1) > 1)
-        shared = tuple(str(values[np.argmax(codes == code)]) for code in crossing)
-    rows, hashes = _cell_hashes(store)
-    order = np.lexsort((split.codes[rows], hashes[:, 1], hashes[:, 0]))
-    rows, hashes = rows[order], hashes[order]
-    is_new = np.ones(len(rows), bool)
-    is_new[1:] = (hashes[1:] != hashes[:-1]).any(axis=1)
-    first = np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))
-    crosses = split.codes[rows] != split.codes[rows[first]]
-    pairs = zip(rows[first][crosses][:5].tolist(), rows[crosses][:5].tolist(), strict=True)
+    number, examples = _crossing(_hashes_of_store(store), split)
     return LeakageReport(
-        duplicate_cells=int(crosses.sum()),
-        duplicate_examples=tuple(pairs),
-        shared_groups=shared,
+        duplicate_cells=number,
+        duplicate_examples=examples,
+        shared_groups=() if group is None else shared_values(obs_values(store, group), split),
         group=group,
     )
+
+
+def duplicate_cells(
+    counts: csr_matrix, split: SplitTable
+) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Count the cells that equal a cell of another split, as `leakage` does for a store.
+
+    Args:
+        counts: CSR [n_cells, g] of whole numbers, indices ascending or not.
+        split: of these cells.
+
+    Returns:
+        The number of cells outside train whose genes and counts equal those of a cell in another
+        split (empty cells are not compared), and up to five pairs of rows.
+
+    Raises:
+        InputDataError: the split is of other cells.
+    """
+    if len(split) != counts.shape[0]:
+        raise InputDataError(f"The split has {len(split):,} cells, the matrix {counts.shape[0]:,}.")
+
+    def blocks() -> Iterator[_Hashes]:
+        begin = 0
+        for end in row_ends(np.diff(counts.indptr), BLOCK_ENTRIES):
+            part = counts[begin:end].copy()
+            part.sum_duplicates()
+            part.eliminate_zeros()
+            yield _hashes(begin, part.indptr, part.indices, part.data.astype(np.uint64))
+            begin = int(end)
+
+    return _crossing(blocks(), split)
+
+
+def shared_values(values: Array, split: SplitTable) -> tuple[str, ...]:
+    """Return the values of a column that occur in more than one split.
+
+    Args:
+        values: object [n_cells]; missing ones are not compared.
+        split: of these cells.
+    """
+    codes = _class_codes(values)
+    present = codes >= 0
+    sides = np.zeros((int(codes.max(initial=-1)) + 1, len(SPLIT_NAMES)), bool)
+    sides[codes[present], split.codes[present]] = True
+    crossing = np.flatnonzero(sides.sum(axis=1) > 1)
+    return tuple(str(values[np.argmax(codes == code)]) for code in crossing)
 
 
 # --- dividing --------------------------------------------------------------------------------
@@ -512,25 +545,43 @@ def _require_same_cells(path: Path, split: SplitTable, store: CellStore) -> None
 # --- equal cells ---------------------------------------------------------------------------------
 
 
-def _cell_hashes(store: CellStore) -> tuple[Array, Array]:
-    """Return rows [m] of the cells that are not empty and 128-bit hashes uint64 [m, 2] of them."""
-    rows: list[Array] = [np.empty(0, np.int64)]
-    hashes: list[Array] = [np.empty((0, 2), np.uint64)]
+def _crossing(
+    blocks: Iterable[_Hashes], split: SplitTable
+) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Return how many cells equal one of another split, and examples, from hashes of all cells."""
+    parts = list(blocks)
+    rows = np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in parts)])
+    hashes = np.concatenate([np.empty((0, 2), np.uint64), *(found for _, found in parts)])
+    order = np.lexsort((split.codes[rows], hashes[:, 1], hashes[:, 0]))
+    rows, hashes = rows[order], hashes[order]
+    is_new = np.ones(len(rows), bool)
+    is_new[1:] = (hashes[1:] != hashes[:-1]).any(axis=1)
+    first = np.maximum.accumulate(np.where(is_new, np.arange(len(rows)), 0))
+    crosses = split.codes[rows] != split.codes[rows[first]]
+    pairs = zip(rows[first][crosses][:5].tolist(), rows[crosses][:5].tolist(), strict=True)
+    return int(crosses.sum()), tuple(pairs)
+
+
+def _hashes_of_store(store: CellStore) -> Iterator[_Hashes]:
     begin = 0
     for end in row_ends(store.lengths, BLOCK_ENTRIES):
         batch = store.take(np.arange(begin, end))
-        filled = np.flatnonzero(batch.lengths > 0)
         counts = batch.counts
         if counts.dtype.kind == "f":
             counts = counts.astype(np.float32).view(np.uint32)
-        words = (batch.genes.astype(np.uint64) << np.uint64(32)) | counts.astype(np.uint64)
-        starts = batch.indptr[:-1][filled]
-        if len(starts):
-            sums = [np.add.reduceat(_mixed(words * np.uint64(m)), starts) for m in _MULTIPLIERS]
-            hashes.append(np.stack(sums, axis=1))
-        rows.append(begin + filled)
+        yield _hashes(begin, batch.indptr, batch.genes, counts.astype(np.uint64))
         begin = int(end)
-    return np.concatenate(rows), np.concatenate(hashes)
+
+
+def _hashes(begin: int, indptr: Array, genes: Array, counts: Array) -> _Hashes:
+    """Return rows [m] of the cells that are not empty and 128-bit hashes uint64 [m, 2] of them."""
+    filled = np.flatnonzero(np.diff(indptr) > 0)
+    words = (genes.astype(np.uint64) << np.uint64(32)) | counts
+    starts = indptr[:-1][filled]
+    sums = [np.empty(0, np.uint64)] * 2
+    if len(starts):
+        sums = [np.add.reduceat(_mixed(words * np.uint64(m)), starts) for m in _MULTIPLIERS]
+    return begin + filled, np.stack(sums, axis=1)
 
 
 def _mixed(words: Array) -> Array:

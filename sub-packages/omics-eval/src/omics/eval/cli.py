@@ -222,6 +222,20 @@ def report_command(
         str | None,
         typer.Option("--batch", help="The column of batches: also score integration."),
     ] = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option("--genes", help="Folder of `omics-eval attribute`: show the top genes."),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="A bundle or its name, to show its card; repeatable."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", help="A column, such as the donor, that the split should not divide."
+        ),
+    ] = None,
     commands: Annotated[
         list[str] | None,
         typer.Option("--command", metavar="TEXT", help="How to reproduce it; repeatable."),
@@ -256,6 +270,9 @@ def report_command(
         batch=batch,
         predictions=predictions,
         runs=named_paths(named_runs or [], "--run"),
+        genes=genes,
+        models=models or [],
+        group=group,
         commands=commands or [],
         seed=seed,
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from omics.eval.integration.integration_table import Integration
     from omics.eval.intervals import Interval
     from omics.eval.many_comparisons import Difference
+    from omics.eval.report_evidence import Card, Finding, Genes
 
 CLEARLY_WORSE = 0.05
 
@@ -130,6 +131,9 @@ class ReportData:
         comparisons: the model minus each other method, by method and metric (`accuracy`,
             `macro_f1`), p-values corrected for all of them.
         integration: what the embeddings keep of cell types and how they mix batches.
+        crossings: what was looked for on both sides of the split.
+        genes: behind the answers of a model.
+        cards: of the bundles.
     """
 
     dataset: str
@@ -154,6 +158,9 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     comparisons: Mapping[str, Mapping[str, Difference]] = field(default_factory=dict)
     integration: Integration | None = None
+    crossings: list[Finding] = field(default_factory=list)
+    genes: Genes | None = None
+    cards: list[Card] = field(default_factory=list)
 
     def method(self, name: str) -> Method:
         """Return a row of the table by its name."""

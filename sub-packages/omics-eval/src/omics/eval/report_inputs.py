@@ -18,7 +18,7 @@ import numpy as np
 from omics.data.errors import InputDataError, MissingPathError, UnknownNameError, nearest
 from omics.data.splits import SPLIT_NAMES
 from omics.eval.annotation import Annotation, embedding_of, usable_rows
-from omics.eval.baselines import HVG_KNN, MAJORITY, NUM_COMPONENTS, PCA_LOGISTIC
+from omics.eval.baselines import HVG_KNN, MAJORITY, NUM_COMPONENTS, PCA_LOGISTIC, counts_of
 from omics.eval.classification import (
     class_table,
     confusion_matrix,
@@ -57,6 +57,7 @@ from omics.eval.report import (
     Run,
     class_numbers,
 )
+from omics.eval.report_evidence import crossings, read_cards, read_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +97,9 @@ class ReportRequest:
         batch: obs column of batches, to score integration; None leaves that out.
         predictions: folder of `omics-train predict`; None when there is no fine-tuned model.
         runs: run folders by name.
+        genes: folder of `omics-eval attribute`, of the model.
+        models: bundles whose cards are shown, as `open_model` takes them.
+        group: obs column, such as the donor, of which no value should be on both sides of the split.
         commands: that reproduce the page.
         seed: of baselines, UMAP and intervals.
         projection: rows and UMAP coordinates of `use_rep`, with the same seed; None computes them.
@@ -108,6 +112,9 @@ class ReportRequest:
     batch: str | None = None
     predictions: Path | None = None
     runs: Mapping[str, Path] | None = None
+    genes: Path | None = None
+    models: Sequence[str] = ()
+    group: str | None = None
     commands: Sequence[str] = ()
     seed: int = 0
     projection: tuple[Array, Array] | None = None
@@ -138,6 +145,9 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
         predicted = read_predictions(request.predictions, request.label, adata)
         _require_answers(predicted.labels, cells, request.predictions)
     runs = [read_run(name, folder) for name, folder in (request.runs or {}).items()]
+    genes = None if request.genes is None else read_genes(request.genes)
+    cards = read_cards(request.models)
+    crossing = crossings(adata, counts_of(adata)[0], split, request.group)
     answers, place = _all_predictions(adata, cells, predicted, request)
     predictions = labels_of(answers)
     model = next(iter(predictions))
@@ -184,6 +194,9 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
         notes=_notes(adata, cells, request) + projection,
         comparisons=compared_with_all(cells.truth, predictions, seed=request.seed),
         integration=_integration(adata, request),
+        crossings=crossing,
+        genes=genes,
+        cards=cards,
     )
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from omics.models.bundle import Bundle
     from omics.models.model_config import ModelConfig
 
+IS, GIVES, ORIGIN = "What it is", "What it gives", "Where it comes from"
 _MOST_CLASSES = 20
 _MOST_TEXT = 300
 _SHOWN_PARAMETERS = 4
@@ -30,15 +31,30 @@ def model_card(bundle: Bundle, place: str) -> str:
         bundle: saved or not.
         place: how commands name it.
     """
-    config = bundle.model.model_config
     published = bundle.provenance.get("published")
     title = published.get("name") if isinstance(published, Mapping) else None
     lines = [f"# {_plain(title or (bundle.path.name if bundle.path else 'A model'))}", ""]
-    lines += ["## What it is", "", *_TABLE, *_rows(_sizes(bundle, config)), ""]
-    lines += ["## From counts to tokens", "", *_input_lines(bundle), ""]
-    lines += ["## What it gives", "", *_TABLE, *_rows(_outputs(bundle, config)), ""]
-    lines += ["## Where it comes from", "", *_TABLE, *_rows(_origin(bundle.provenance)), ""]
+    for heading, facts in card_facts(bundle).items():
+        if heading == GIVES:
+            lines += ["## From counts to tokens", "", *_input_lines(bundle), ""]
+        lines += [f"## {heading}", "", *_TABLE, *_rows(facts), ""]
     return "\n".join([*lines, *_usage(bundle, place)])
+
+
+def card_facts(bundle: Bundle) -> dict[str, dict[str, object]]:
+    """Return what a bundle says of itself, `{heading: {name: value}}`.
+
+    Values come from files: whoever shows them escapes them.
+
+    Args:
+        bundle: saved or not.
+    """
+    config = bundle.model.model_config
+    return {
+        IS: _sizes(bundle, config),
+        GIVES: _outputs(bundle, config),
+        ORIGIN: _origin(bundle.provenance),
+    }
 
 
 def _sizes(bundle: Bundle, config: ModelConfig) -> dict[str, object]:
