@@ -421,7 +421,7 @@ def engines() -> str:
             [
                 f"{short(rate * 3600)} cells: `omics-data convert` in one process",
                 "on a Dask cluster",
-                "an hour: N z / 77 M a second",
+                f"an hour: N z / {short(rate * genes)} a second",
             ],
             [
                 f"{short(3.84e12 / genes / packed)} cells: a store on each machine's own disk",
