@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from omics.data.errors import ConfigError
-from omics.data.loading.loader import Loader
+from omics.data.loading.loader import Loader, spread_over
 from omics.train.control_pairing import PERTURBATION, ControlPairing, Perturbations
 from omics.train.curriculum import Stage, batch_size, stages
 from omics.train.data_module import Completion, Epochs, TrainingBatches, ValidationBatches
@@ -134,8 +134,7 @@ class TrainingCells:
             reader: of the cells.
             tokenizer: bound to them.
         """
-        stage, rows = self._plain_stage(), self.rows["train"]
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_CELLS), dtype=np.int64)]
+        stage, rows = self._plain_stage(), spread_over(self.rows["train"], SAMPLED_CELLS)
         # What is found of these tokens must be the same in every process: each reads them all.
         loader = self._loader(reader, rows, "sequential", stage, training=False, place=Place())
         pairs = self.pairing.get("train")

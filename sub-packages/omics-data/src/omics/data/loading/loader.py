@@ -211,8 +211,7 @@ class Loader:
         Args:
             number: at most so many.
         """
-        rows = np.arange(len(self.store)) if self._rows is None else self._rows
-        return rows[np.linspace(0, len(rows) - 1, min(number, len(rows)), dtype=np.int64)]
+        return spread_over(np.arange(len(self.store)) if self._rows is None else self._rows, number)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
@@ -427,3 +426,13 @@ def _checked_rows(store: CellReader, rows: Array | None) -> Array | None:
         raise RowError(f"Row {worst} is outside the store, which has {len(store)} cells.")
     whole = len(given) == len(store) and bool((given == np.arange(len(given))).all())
     return None if whole else given
+
+
+def spread_over(rows: Array, number: int) -> Array:
+    """Return rows spread evenly over others.
+
+    Args:
+        rows: int64 [n].
+        number: at most so many.
+    """
+    return rows[np.linspace(0, len(rows) - 1, min(number, len(rows)), dtype=np.int64)]
