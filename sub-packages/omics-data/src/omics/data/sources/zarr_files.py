@@ -222,6 +222,7 @@ def open_files(path: Path) -> Iterator[ZarrFiles]:
     if not path.exists():
         raise MissingPathError(f"There is no folder {path}.")
     try:
+        # Of a format or compression that it does not know, zipfile says that it is not implemented.
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputDataError(

@@ -288,6 +288,7 @@ def _device(arguments: tuple[Any, ...]) -> str:
     return ":".join(str(part) for part in arguments[:2])
 
 
+# The third is what zipfile raises for a compression that it does not know.
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, ValueError,
     EOFError, struct.error,
