@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omics.data.errors import InputDataError, UnknownNameError, UsageError
-from omics.eval.baselines import HVG_KNN, MAJORITY, PCA_LOGISTIC
+from omics.eval.baselines import HVG_KNN, MAJORITY, PCA_LOGISTIC, counts_of
 from omics.eval.comparison import (
     baseline_predictions,
     embedding_predictions,
@@ -35,15 +35,14 @@ def test_a_class_that_nobody_teaches_is_named_and_counts_as_wrong(pbmc, pbmc_spl
     assert cells.untaught == ["CD19+ B"]
     given = embedding_predictions(pbmc, cells, use_rep="X_omics")
     assert "CD19+ B" not in set(given.labels)
-    baselines, place = baseline_predictions(pbmc, cells)
-    assert place == "X"
+    baselines = baseline_predictions(counts_of(pbmc)[0], cells)
     for answers in baselines.values():
         assert (answers.labels[cells.truth == "CD19+ B"] != "CD19+ B").all()
 
 
 def test_rows_hold_every_method_and_the_paired_difference(pbmc, pbmc_split):
     cells = labelled_split(pbmc, pbmc_split, label=LABEL)
-    baselines, _ = baseline_predictions(pbmc, cells)
+    baselines = baseline_predictions(counts_of(pbmc)[0], cells)
     ours = {"X_omics + knn": embedding_predictions(pbmc, cells, use_rep="X_omics", method="knn")}
     rows = result_rows(
         cells.truth,

@@ -24,7 +24,7 @@ from omics.eval.annotation import (
     label_column,
     transfer_labels,
 )
-from omics.eval.baselines import PCA_LOGISTIC, counts_of, run_baselines
+from omics.eval.baselines import PCA_LOGISTIC, run_baselines
 from omics.eval.classification import (
     Scores,
     accuracy_metric,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from omics.data.splits import SplitTable
+    from omics.eval.baselines import SparseMatrix
     from omics.eval.many_comparisons import Difference
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -313,19 +314,18 @@ def embedding_predictions(
 
 
 def baseline_predictions(
-    adata: AnnData, cells: LabelledSplit | LabelledFolds, *, seed: int = 0
-) -> tuple[dict[str, Annotation], str]:
+    counts: SparseMatrix, cells: LabelledSplit | LabelledFolds, *, seed: int = 0
+) -> dict[str, Annotation]:
     """Label the query cells by every baseline.
 
     Args:
-        adata: with counts in X, layers or raw.
+        counts: CSR [n_cells, g], see `counts_of`.
         cells: which teach and which are asked.
         seed: of the baselines.
 
     Returns:
-        By method, the answers for the query cells; and where the counts were found.
+        By method, the answers for the query cells.
     """
-    counts, place = counts_of(adata)
     if isinstance(cells, LabelledSplit):
         turns = [(cells.train, np.arange(len(cells.query)))]
     else:
@@ -352,7 +352,7 @@ def baseline_predictions(
                 )
             found[name].labels[asked] = answers.labels
             found[name].confidence[asked] = answers.confidence
-    return found, place
+    return found
 
 
 def labels_of(answers: Mapping[str, Annotation]) -> dict[str, Array]:

@@ -147,8 +147,10 @@ def gather_report(adata: AnnData, split: SplitTable, request: ReportRequest) -> 
     runs = [read_run(name, folder) for name, folder in (request.runs or {}).items()]
     genes = None if request.genes is None else read_genes(request.genes)
     cards = read_cards(request.models)
-    crossing = crossings(adata, counts_of(adata)[0], split, request.group)
-    answers, place = _all_predictions(adata, cells, predicted, request)
+    counts, place = counts_of(adata)
+    crossing = crossings(adata, counts, split, request.group)
+    answers = _own_predictions(adata, cells, predicted, request)
+    answers |= baseline_predictions(counts, cells, seed=request.seed)
     predictions = labels_of(answers)
     model = next(iter(predictions))
     scores = score_methods(cells.truth, predictions, seed=request.seed)
@@ -341,10 +343,10 @@ def _integration(adata: AnnData, request: ReportRequest) -> Integration | None:
     )
 
 
-def _all_predictions(
+def _own_predictions(
     adata: AnnData, cells: LabelledSplit, predicted: Annotation | None, request: ReportRequest
-) -> tuple[dict[str, Annotation], str]:
-    """Return answers for the query cells by method, the model first, and the counts' place."""
+) -> dict[str, Annotation]:
+    """Return answers for the query cells by the model and the embeddings, the model first."""
     ours = {}
     if predicted is not None:
         ours[FINE_TUNED] = Annotation(
@@ -354,8 +356,7 @@ def _all_predictions(
         ours[name_of(key, request)] = embedding_predictions(
             adata, cells, use_rep=key, seed=request.seed
         )
-    baselines, place = baseline_predictions(adata, cells, seed=request.seed)
-    return ours | baselines, place
+    return ours
 
 
 def _calibrations(

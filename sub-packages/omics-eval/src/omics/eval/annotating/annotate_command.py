@@ -366,6 +366,7 @@ def _scores(
     """Return the scores of the method and the baselines, and what to tell."""
     from omics.eval.annotating.ontology_scores import TermScores, ontology_rows
     from omics.eval.annotation import UNKNOWN
+    from omics.eval.baselines import counts_of
     from omics.eval.classification import missing_labels
     from omics.eval.comparison import (
         LabelledFolds,
@@ -388,7 +389,7 @@ def _scores(
         trusted = ~missing_labels(called) & (called != UNKNOWN)
     predictions = {answered.name: given}
     if isinstance(cells, LabelledSplit | LabelledFolds):
-        predictions |= labels_of(baseline_predictions(adata, cells, seed=wanted.seed)[0])
+        predictions |= labels_of(baseline_predictions(counts_of(adata)[0], cells, seed=wanted.seed))
     donors = cells.query_groups
     if donors is not None:
         number = len(np.unique(donors))

@@ -156,6 +156,7 @@ def _scores(
     """Return the rows of one dataset, and what to tell of them."""
     from omics.data.cell_source import open_cells
     from omics.data.splits import make_split
+    from omics.eval.baselines import counts_of
     from omics.eval.comparison import (
         baseline_predictions,
         embedding_predictions,
@@ -187,7 +188,7 @@ def _scores(
         )
         for method in METHODS
     }
-    baselines, _ = baseline_predictions(cells, asked, seed=seed)
+    baselines = baseline_predictions(counts_of(cells)[0], asked, seed=seed)
     annotated = result_rows(
         asked.truth,
         labels_of({**ours, **baselines}),
