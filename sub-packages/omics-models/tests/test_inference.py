@@ -25,7 +25,13 @@ from omics.models import (
 )
 from omics.models.inference import MIN_TOKENS, bind_genes, choose_device
 from omics.models.model_config import FieldInput
-from omics.tokenizers import GeneTokenizer, RankValueTokenizer, SequenceTokenizer, Vocabulary
+from omics.tokenizers import (
+    GeneTokenizer,
+    RankValueTokenizer,
+    SequenceTokenizer,
+    TokenBatch,
+    Vocabulary,
+)
 
 NUM_CELLS = 300
 
@@ -240,6 +246,46 @@ def test_filler_cells_change_no_number_of_a_large_batch():
         plain = model(tokens.to_torch()).pooled.numpy()
     (result,) = run_tokens(model, [tokens])
     assert np.array_equal(result.embeddings, plain)
+
+
+@pytest.mark.parametrize("width", [32, 96])
+@pytest.mark.parametrize("pooling", ["first_token", "token:2+first_token"])
+def test_rows_of_first_tokens_take_no_whole_last_block_and_no_bit_from_their_batch(
+    threads, pooling, width
+):
+    label = heads()["labels"]
+    model = small_model(pooling=pooling, hidden_size=width, labels=label)
+    lengths = [3, 400, 64, 150, 65, 5, 200, 90, 61]
+    whole = random_tokens(lengths)
+    rows_of_the_last_block = []
+    model.encoder.register_forward_hook(
+        lambda _module, _given, output: rows_of_the_last_block.append(len(output[0]))
+    )
+
+    def batches(size):
+        for first in range(0, len(lengths), size):
+            last = min(first + size, len(lengths))
+            begin, end = whole.offsets[first], whole.offsets[last]
+            yield TokenBatch(
+                fields={name: values[begin:end] for name, values in whole.fields.items()},
+                offsets=whole.offsets[first : last + 1] - begin,
+                rows=whole.rows[first:last],
+            )
+
+    found = {}
+    for size in (len(lengths), 1, 2, 4):
+        results = list(run_tokens(model, batches(size)))
+        found[size] = [
+            np.concatenate([each.embeddings for each in results]),
+            np.concatenate([each.logits["cell.type"] for each in results]),
+        ]
+        for ours, of_all in zip(found[size], found[len(lengths)], strict=True):
+            assert np.array_equal(ours, of_all)
+    assert rows_of_the_last_block[0] == sum(min(each, 64) for each in lengths)
+    with torch.inference_mode():
+        expected = model(whole.to_torch())
+    np.testing.assert_allclose(found[1][0], expected.pooled.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[1][1], expected.labels["cell.type"].numpy(), atol=1e-5)
 
 
 def test_a_sequence_bundle_cannot_read_cells(store):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from omics.models import ModelConfig, OmicsModel, RaggedLayout
+from omics.models import AskedTokens, ModelConfig, OmicsModel, RaggedLayout
 from omics.models.model_config import (
     FieldHeadConfig,
     FieldInput,
@@ -127,6 +127,36 @@ def test_forward_agrees_with_what_torch_counts(case: dict[str, Any]) -> None:
     assert ours == pytest.approx(counted, rel=0.02)
 
 
+def test_the_last_block_counts_for_the_tokens_that_are_read() -> None:
+    """All of its queries are computed, as one product with keys and values; that is no useful work."""
+    lengths = np.array([5, 30, 18])
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    batch = TokenBatch(
+        {"genes": np.zeros(53, np.int64), "x": np.ones(53, np.float32)}, offsets, np.arange(3)
+    ).to_torch()
+    chosen = torch.tensor([0, 5, 6, 7, 52])
+    asked = AskedTokens.of(chosen, torch.from_numpy(offsets))
+    model = OmicsModel.build(SMALL, seed=0)
+    counted = []
+    for some in (None, asked):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(batch, asked=some)
+        counted.append(counter.get_total_flops())
+    final = np.array([1, 3, 1])
+    saved = forward_flops(SMALL, Workload(lengths=lengths)) - forward_flops(
+        SMALL, Workload(lengths=lengths, final=final)
+    )
+    attention = 4 * 16 * int((lengths * (lengths - final)).sum())
+    queries = 2 * 16 * 16 * (53 - 5)
+    assert saved - attention - queries == counted[0] - counted[1]
+    # Features of all queries are summed over, and so is what is read of them.
+    favor = replace(SMALL, attention="favor")
+    less = forward_flops(favor, Workload(lengths=lengths)) - forward_flops(
+        favor, Workload(lengths=lengths, final=final)
+    )
+    assert less == saved - attention
+
+
 def test_a_window_counts_the_pairs_that_see_each_other() -> None:
     """By the mask itself."""
     config = replace(SMALL, num_layers=1, window=4)
@@ -190,6 +220,9 @@ def test_memory_of_a_step_adds_up() -> None:
     assert few.outputs == 3 * 4 * 30 * 20_000
     assert few.activations == 10 * memory.activations
     assert memory.activations == 1024 * (12 * (9 * 768 + 2 * 3072) + 3 * 768) * 4
+    read = replace(work, final=np.array([100, 0]))
+    less = training_memory(config, read, parameters=0, trained=0).activations
+    assert memory.activations - less == 924 * (6 * 768 + 2 * 3072) * 4
     assert memory.total == sum(
         (memory.weights, memory.gradients, memory.moments, memory.activations, memory.outputs)
     )

@@ -20,8 +20,11 @@ from training_parts import (
 
 from omics.data.errors import ConfigError, InputDataError
 from omics.tokenizers import FieldSpec, LabelSpec
+from omics.train.batch_window import fill_totals
 from omics.train.head_plan import plan_heads, with_label_losses
 from omics.train.run_config import LossConfig
+from omics.train.training_batch import FixedShape
+from omics.train.training_step import training_step
 
 BINS = FieldSpec(
     name="expression",
@@ -50,6 +53,57 @@ def test_without_sampled_input_the_whole_cell_is_its_own_target_before_masking()
         )
         assert np.array_equal(ours, theirs)
     assert without.counts == with_target.counts
+
+
+@pytest.mark.parametrize(
+    ("losses", "leading", "share"),
+    [(PRETRAIN[:1], 0, "some"), (PRETRAIN[:1], None, None), (CLASSIFY, 1, "first")],
+)
+def test_tokens_that_losses_read_are_found_on_the_host(losses, leading, share):
+    objective, _ = objective_of(losses, change_ratio=0.2)
+    objective = dataclasses.replace(objective, leading_tokens=leading)
+    tokens = random_tokens(6)
+    batch = objective.prepare(tokens, epoch=0)
+    if share is None:
+        assert batch.asked is None
+    elif share == "first":
+        assert np.array_equal(batch.asked, tokens.offsets[:-1][tokens.lengths > 0])
+    else:
+        assert np.array_equal(batch.asked, batch.questions["expression"].positions)
+        assert 0 < len(batch.asked) < tokens.num_tokens / 3
+
+
+def test_most_tokens_are_not_picked_out():
+    objective, _ = objective_of(PRETRAIN[:1], change_ratio=0.95)
+    objective = dataclasses.replace(objective, leading_tokens=0)
+    assert objective.prepare(random_tokens(6), epoch=0).asked is None
+
+
+@pytest.mark.parametrize("shape", [None, FixedShape(num_tokens=400, longest=100)])
+def test_a_step_on_the_tokens_that_are_read_is_one_on_all(shape):
+    losses = [*PRETRAIN[:1], *CLASSIFY]
+    objective, plan = objective_of(losses, change_ratio=0.2)
+    model = model_of(plan, pooling="first_token").train()
+    leading = model.model_config.leading_tokens()
+    assert leading == 1
+    found = []
+    for number in (leading, None):
+        each = dataclasses.replace(objective, leading_tokens=number)
+        batch = dataclasses.replace(each.prepare(random_tokens(6), epoch=0), shape=shape)
+        fill_totals([batch])
+        moved = batch.to("cpu")
+        assert (moved.asked is None) == (number is None)
+        if shape is not None and number is not None:
+            assert len(moved.asked.tokens) % 13 == 0
+            assert moved.asked.layout.longest == 113
+        model.zero_grad()
+        loss, sums = training_step(model, moved, each)
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        found.append([loss.detach(), *(total for total, _ in sums.values()), *gradients])
+    assert len(found[0]) > 20
+    for some, every in zip(*found, strict=True):
+        assert torch.allclose(some, every, atol=1e-5, rtol=1e-4)
 
 
 def test_hidden_values_of_thinned_cells_are_those_they_had():

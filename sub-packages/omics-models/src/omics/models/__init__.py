@@ -37,10 +37,11 @@ if TYPE_CHECKING:
         DamagedCheckpointError,
         UnsafeCheckpointError,
     )
-    from omics.models.ragged_layout import RaggedLayout
+    from omics.models.ragged_layout import AskedTokens, RaggedLayout
     from omics.models.readout import Readout
 
 __all__ = [
+    "AskedTokens",
     "Bundle",
     "CatalogueRow",
     "ConversionOptions",
@@ -73,6 +74,7 @@ __all__ = [
 ]
 
 _MODULE_OF = {
+    "AskedTokens": "ragged_layout",
     "Bundle": "bundle",
     "CatalogueRow": "published.catalogue",
     "ConversionOptions": "published.checkpoint_opening",

@@ -9,6 +9,8 @@
 - `dense`: one call with a T x T block mask; the oracle of the tests.
 - `auto`: `varlen` where it can run, else `padded` on a GPU and `loop` on a CPU.
 - With a window a token sees those at most so far away in its cell.
+- Queries may be of some tokens alone, with a layout of their own over the same cells; then there is
+  no window.
 - Shapes: T tokens, H heads, D values a head.
 """
 
@@ -16,22 +18,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from omics.data.errors import UsageError, nearest
-from omics.models.ragged_layout import RaggedLayout
 
-Backend = Callable[[Tensor, Tensor, Tensor, RaggedLayout, int | None], Tensor]
+if TYPE_CHECKING:
+    from omics.models.ragged_layout import RaggedLayout
+
 CellAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Backend(Protocol):
+    """A way to compute softmax attention within cells; see `loop` for what is given and returned."""
+
+    def __call__(
+        self,
+        q_THD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        layout: RaggedLayout,
+        window: int | None = None,
+        *,
+        queries: RaggedLayout | None = None,
+    ) -> Tensor:
+        """Return the mixed values."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend_cells(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, attend: CellAttention
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    attend: CellAttention,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Run an attention of one cell over all cells; compiled code calls it as it is.
 
@@ -40,23 +66,37 @@ def attend_cells(
         k_THD: keys.
         v_THD: values.
         layout: of the batch.
-        attend: from queries, keys and values [H, n, D] of a cell to [H, n, D].
+        attend: from queries [H, m, D], keys and values [H, n, D] of a cell to [H, m, D].
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
     """
-    begins_and_ends = zip(layout.bounds[:-1], layout.bounds[1:], strict=True)
-    lengths = [end - begin for begin, end in begins_and_ends]
+    layouts = (queries or layout, layout, layout)
     # Not slices: the gradient of each slice would be as large as all cells together.
-    cells = zip(*(torch.split(x, lengths) for x in (q_THD, k_THD, v_THD)), strict=True)
+    parts = (
+        torch.split(x, _lengths(each))
+        for x, each in zip((q_THD, k_THD, v_THD), layouts, strict=True)
+    )
+    cells = zip(*parts, strict=True)
     outputs = [
         attend(*(x.transpose(0, 1) for x in cell)).transpose(0, 1) for cell in cells if len(cell[0])
     ]
     return torch.cat(outputs) if outputs else torch.zeros_like(q_THD)
 
 
+def _lengths(layout: RaggedLayout) -> list[int]:
+    return [end - begin for begin, end in pairwise(layout.bounds)]
+
+
 def loop(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend cell by cell.
 
@@ -66,9 +106,10 @@ def loop(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,11 +119,17 @@ def loop(
             mask = (place[:, None] - place).abs() <= window
         return F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
 
-    return attend_cells(q_THD, k_THD, v_THD, layout, attend)
+    return attend_cells(q_THD, k_THD, v_THD, layout, attend, queries=queries)
 
 
 def dense(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend under a block-diagonal mask; memory grows with T squared.
 
@@ -92,11 +139,12 @@ def dense(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
     """
-    mask = block_mask(layout, window)
+    mask = block_mask(layout, window, queries)
     q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_THD, v_THD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)[0].transpose(0, 1)
 
@@ -118,21 +166,30 @@ def attention_weights(
     return scores.masked_fill(~block_mask(layout, window), -torch.inf).softmax(-1)
 
 
-def block_mask(layout: RaggedLayout, window: int | None = None) -> Tensor:
+def block_mask(
+    layout: RaggedLayout, window: int | None = None, queries: RaggedLayout | None = None
+) -> Tensor:
     """Return bool [T, T], True where the token of the row sees that of the column.
 
     Args:
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the rows; None for a row of every token.
     """
-    mask = layout.cell[:, None] == layout.cell[None, :]
+    mask = (queries or layout).cell[:, None] == layout.cell[None, :]
     if window is not None:
         mask = mask & ((layout.position[:, None] - layout.position).abs() <= window)
     return mask
 
 
 def padded(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend in a rectangle of all cells; its area grows with the longest of them.
 
@@ -142,9 +199,10 @@ def padded(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
     """
     place = torch.arange(layout.longest, device=q_THD.device)
     # An empty cell sees the first place of its row, as a row of all-masked scores would be NaN.
@@ -154,18 +212,28 @@ def padded(
         # The diagonal stays: filler rows of a short cell would see nothing at all otherwise.
         mask = (mask & near) | torch.eye(len(place), dtype=torch.bool, device=place.device)
 
-    def rectangle(x_THD: Tensor) -> Tensor:
-        filled = x_THD.new_zeros(len(layout), layout.longest, *x_THD.shape[1:])
-        return filled.index_put((layout.cell, layout.position), x_THD).transpose(1, 2)
+    def rectangle(x_THD: Tensor, rows: RaggedLayout) -> Tensor:
+        filled = x_THD.new_zeros(len(rows), rows.longest, *x_THD.shape[1:])
+        return filled.index_put((rows.cell, rows.position), x_THD).transpose(1, 2)
 
+    queries = queries or layout
     mixed = F.scaled_dot_product_attention(
-        rectangle(q_THD), rectangle(k_THD), rectangle(v_THD), attn_mask=mask
+        rectangle(q_THD, queries),
+        rectangle(k_THD, layout),
+        rectangle(v_THD, layout),
+        attn_mask=mask,
     )
-    return mixed.transpose(1, 2)[layout.cell, layout.position]
+    return mixed.transpose(1, 2)[queries.cell, queries.position]
 
 
 def varlen(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend by torch's variable-length kernel; CUDA, bfloat16 or float16.
 
@@ -175,9 +243,10 @@ def varlen(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
 
     Raises:
         UsageError: another device or type.
@@ -190,13 +259,14 @@ def varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if window is None else window
+    queries = queries or layout
     mixed = varlen_attn(
         q_THD.contiguous(),
         k_THD.contiguous(),
         v_THD.contiguous(),
+        queries.offsets,
         layout.offsets,
-        layout.offsets,
-        layout.longest,
+        queries.longest,
         layout.longest,
         window_size=(reach, reach),
     )
@@ -205,7 +275,13 @@ def varlen(
 
 
 def flex(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend by FlexAttention (Dong et al. 2024), which leaves out blocks that no cell crosses.
 
@@ -215,9 +291,10 @@ def flex(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
 
     Raises:
         UsageError: a gradient on a CPU, where torch has none.
@@ -231,21 +308,21 @@ def flex(
         )
     if not len(q_THD):
         return torch.zeros_like(q_THD)
-    if window not in layout.masks:
-        cell, position = layout.cell, layout.position
+    queries = queries or layout
+    if window not in queries.masks:
+        cell, position, cell_of_query = layout.cell, layout.position, queries.cell
 
         def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            same = cell[query] == cell[key]
+            same = cell_of_query[query] == cell[key]
             return same if window is None else same & _near(position[query], position[key], window)
 
-        size = len(q_THD)
-        layout.masks[window] = create_block_mask(
-            sees, None, None, size, size, device=q_THD.device.type
+        queries.masks[window] = create_block_mask(
+            sees, None, None, len(q_THD), len(k_THD), device=q_THD.device.type
         )
     kernel: Any = flex_attention
     attend = _compiled_flex() if q_THD.is_cuda else kernel
     q, k, v = (x.transpose(0, 1)[None] for x in inputs)
-    mixed: Tensor = attend(q, k, v, block_mask=layout.masks[window])
+    mixed: Tensor = attend(q, k, v, block_mask=queries.masks[window])
     return mixed[0].transpose(0, 1)
 
 
@@ -261,7 +338,13 @@ def _compiled_flex() -> Callable[..., Tensor]:
 
 
 def auto(
-    q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None = None
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    layout: RaggedLayout,
+    window: int | None = None,
+    *,
+    queries: RaggedLayout | None = None,
 ) -> Tensor:
     """Attend by the backend that is fastest for the device and type.
 
@@ -271,14 +354,15 @@ def auto(
         v_THD: values.
         layout: of the batch.
         window: how far a token sees; None for its whole cell.
+        queries: of the queries; None for a query of every token.
 
     Returns:
-        [T, H, D].
+        As many rows as queries, [T, H, D].
     """
     if not q_THD.is_cuda:
-        return loop(q_THD, k_THD, v_THD, layout, window)
+        return loop(q_THD, k_THD, v_THD, layout, window, queries=queries)
     chosen = varlen if _fits_varlen(q_THD) else padded
-    return chosen(q_THD, k_THD, v_THD, layout, window)
+    return chosen(q_THD, k_THD, v_THD, layout, window, queries=queries)
 
 
 def _fits_varlen(x_THD: Tensor) -> bool:

@@ -3,6 +3,8 @@
 - One block with switches covers BERT, ModernBERT and bidirectional LLaMA: pre- or post-norm, layer
   or RMS norm, plain or gated activation, biases, rotary positions, windows; and softmax attention
   may be replaced by random features (Performer) or landmarks (Nyströmformer).
+- The last block ends with the tokens that someone reads: attention of their queries to the keys of
+  all tokens, and everything behind it. In four blocks that saves a fifth of a masked training step.
 - Rotary tables are computed per batch in float32 from positions that restart in every cell:
   no buffer to lose on loading, no growing angle along a pack.
 """
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from omics.models.model_config import ModelConfig
-    from omics.models.ragged_layout import RaggedLayout
+    from omics.models.ragged_layout import AskedTokens, RaggedLayout
 
 RotaryTable = tuple[Tensor, Tensor]
 
@@ -92,21 +94,36 @@ class Block(nn.Module):
         self.down = nn.Linear(config.intermediate_size, d, bias)
         self.dropout = nn.Dropout(config.dropout)
 
-    def attend(self, x_Td: Tensor, layout: RaggedLayout, table: RotaryTable | None) -> Tensor:
+    def attend(
+        self,
+        x_Td: Tensor,
+        layout: RaggedLayout,
+        table: RotaryTable | None,
+        asked: AskedTokens | None = None,
+    ) -> Tensor:
         """Return the attention branch, [T, d].
 
         Args:
             x_Td: input.
             layout: of the batch.
             table: rotary table, or None.
+            asked: tokens that it is returned of, [A, d]; None for all.
         """
         q, k, v = self.qkv(x_Td).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
-        if self.approximation is None:
-            mixed = self.backend(q, k, v, layout, self.window)
+        if self.approximation is not None or self.window is not None:
+            # Sums over all queries, and distances between tokens: chosen from afterwards.
+            if self.approximation is not None:
+                mixed = self.approximation(q, k, v, layout)
+            else:
+                mixed = self.backend(q, k, v, layout, self.window)
+            mixed = mixed if asked is None else mixed.index_select(0, asked.tokens)
+        elif asked is None:
+            mixed = self.backend(q, k, v, layout)
         else:
-            mixed = self.approximation(q, k, v, layout)
+            q = q.index_select(0, asked.tokens)
+            mixed = self.backend(q, k, v, layout, queries=asked.layout)
         return self.dropout(self.out(mixed.flatten(1)))
 
     def feed_forward(self, x_Td: Tensor) -> Tensor:
@@ -121,19 +138,27 @@ class Block(nn.Module):
             return self.dropout(self.down(self.activation(value) * gate))
         return self.dropout(self.down(self.activation(wide)))
 
-    def forward(self, x_Td: Tensor, layout: RaggedLayout, table: RotaryTable | None) -> Tensor:
+    def forward(
+        self,
+        x_Td: Tensor,
+        layout: RaggedLayout,
+        table: RotaryTable | None,
+        asked: AskedTokens | None = None,
+    ) -> Tensor:
         """Return the next hidden states, [T, d].
 
         Args:
             x_Td: hidden states.
             layout: of the batch.
             table: rotary table, or None.
+            asked: tokens that they are returned of, [A, d]; None for all.
         """
+        rows = x_Td if asked is None else x_Td.index_select(0, asked.tokens)
         if self.pre_norm:
-            x_Td = x_Td + self.attend(self.attention_norm(x_Td), layout, table)
-            return x_Td + self.feed_forward(self.mlp_norm(x_Td))
-        x_Td = self.attention_norm(x_Td + self.attend(x_Td, layout, table))
-        return self.mlp_norm(x_Td + self.feed_forward(x_Td))
+            rows = rows + self.attend(self.attention_norm(x_Td), layout, table, asked)
+            return rows + self.feed_forward(self.mlp_norm(rows))
+        rows = self.attention_norm(rows + self.attend(x_Td, layout, table, asked))
+        return self.mlp_norm(rows + self.feed_forward(rows))
 
 
 class Encoder(nn.Module):
@@ -178,7 +203,12 @@ class Encoder(nn.Module):
             layer.backend = backend_of(name)
 
     def forward(
-        self, x_Td: Tensor, layout: RaggedLayout, *, kept: Collection[int] = ()
+        self,
+        x_Td: Tensor,
+        layout: RaggedLayout,
+        *,
+        kept: Collection[int] = (),
+        asked: AskedTokens | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Return the final hidden states, [T, d], and those of the layers asked for.
 
@@ -187,6 +217,7 @@ class Encoder(nn.Module):
             layout: of the batch.
             kept: layers whose hidden states are returned: 0 for the input, k for the output of
                 the k-th block, before the final norm.
+            asked: tokens that the last block is computed for, [A, d]; None for all.
         """
         tables = {
             theta: rotary_table(layout.position, self.head_size, theta)
@@ -196,10 +227,11 @@ class Encoder(nn.Module):
         blocks: Iterable[Any] = self.layers if self.compiled is None else self.compiled
         for number, (layer, theta) in enumerate(zip(blocks, self.thetas, strict=True), 1):
             table = None if theta is None else tables[theta]
+            given = (x_Td, layout, table, asked if number == len(self.layers) else None)
             if self.recomputes and torch.is_grad_enabled():
-                x_Td = checkpoint(layer, x_Td, layout, table, use_reentrant=False)
+                x_Td = checkpoint(layer, *given, use_reentrant=False)
             else:
-                x_Td = layer(x_Td, layout, table)
+                x_Td = layer(*given)
             if number in kept:
                 layers[number] = x_Td
         return self.norm(x_Td), layers

@@ -21,7 +21,7 @@ import torch
 from omics.data.errors import ConfigError, InputDataError, UsageError, nearest
 from omics.data.loading.loader import Loader
 from omics.models.filler_cells import with_filler
-from omics.models.ragged_layout import RaggedLayout
+from omics.models.ragged_layout import AskedTokens, RaggedLayout
 from omics.models.readout import Readout, gene_layer, states_of
 from omics.models.token_packing import packed
 from omics.tokenizers import TokenBatch, bind_store, reads_cells
@@ -328,14 +328,22 @@ def run_tokens(
     wanted = {readout.layer, gene_layer if gene_field is not None else None}
     kept = {layer for layer in wanted if layer is not None}
     model.eval().to(device)
+    leading = None
+    if not kept and gene_field is None:
+        leading = readout.leading_tokens(model.model_config)
     names = [label.name for label in model.model_config.labels]
     for batch in batches:
         n = len(batch)
         filled = _fill(batch, model)
-        layout = RaggedLayout.from_offsets(torch.from_numpy(filled.offsets), device)
+        offsets = torch.from_numpy(filled.offsets)
+        layout = RaggedLayout.from_offsets(offsets, device)
+        asked = None
+        if leading is not None:
+            # As many as are never few: see the top of this file.
+            asked = AskedTokens.leading(max(leading, MIN_ROWS), offsets, device)
         with torch.inference_mode(), mixed:
-            output = model(filled.to_torch(device), layout, layers=kept)
-            rows = readout.rows(model, output, layout)
+            output = model(filled.to_torch(device), layout, asked=asked, layers=kept)
+            rows = readout.rows(model, output, layout if asked is None else asked.layout)
             genes = None
             if gene_field is not None:
                 genes = _gene_vectors(batch, output, gene_field, gene_layer)

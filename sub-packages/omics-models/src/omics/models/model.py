@@ -20,7 +20,7 @@ from omics.models.input_embedding import InputEmbedding
 from omics.models.model_config import ModelConfig, OmicsConfig
 from omics.models.outputs import ModelOutput
 from omics.models.pooling import Pooler, first_token, pool, token
-from omics.models.ragged_layout import RaggedLayout
+from omics.models.ragged_layout import AskedTokens, RaggedLayout
 from omics.models.value_embedding import SinusoidEmbedding
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             self.field_transform = FieldTransform(checked)
         self.field_heads = nn.ModuleDict(
             {
-                head.name: MvcHead(checked)
-                if head.kind.startswith("mvc_")
-                else FieldHead(checked, head)
+                head.name: MvcHead(checked) if head.reads_pooled else FieldHead(checked, head)
                 for head in checked.field_heads
             }
         )
@@ -106,6 +104,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         batch: TokenBatch,
         layout: RaggedLayout | None = None,
         *,
+        asked: AskedTokens | None = None,
         field_tokens: Mapping[str, Tensor] | None = None,
         scores_later: bool = False,
         wced: Collection[str] = (),
@@ -119,6 +118,8 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             batch: torch tensors on the model's device.
             layout: of the batch, made before it left the host; None makes it here. Its filler cells
                 have hidden states and nothing else.
+            asked: the only tokens that have final hidden states, in their order; None for all. What
+                heads on cells read must be among them, see `ModelConfig.leading_tokens`.
             field_tokens: `{head name: int64 [K]}`, flat positions each field head reads.
             scores_later: leave the scores of token ids to the caller, in `scored` in place of
                 `fields`.
@@ -137,9 +138,10 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
             entering = self.embedding(batch.fields, layout)
         else:
             entering = self.embedding.finish(inputs, layout)
-        hidden, kept = self.encoder(entering, layout, kept=layers)
+        hidden, kept = self.encoder(entering, layout, kept=layers, asked=asked)
         cells = slice(layout.num_cells)
-        pooled = self.pool(hidden, layout)[cells]
+        final = layout if asked is None else asked.layout
+        pooled = self.pool(hidden, final)[cells]
         output = ModelOutput(hidden=hidden, pooled=pooled, layers=kept)
         for name, tokens in (field_tokens or {}).items():
             head: Any = self.field_heads[name]
@@ -149,7 +151,7 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
                 output.fields[name] = head(vectors, pooled[layout.cell[tokens]])
                 continue
             table = self.embedding.fields[self.tied[name]].weight if name in self.tied else None
-            rows = self.field_transform(hidden[tokens])
+            rows = self.field_transform(hidden[tokens if asked is None else asked.rows(tokens)])
             if scores_later and head.scores_in_parts:
                 output.scored[name] = head.score_rows(rows, table)
             else:
@@ -157,10 +159,10 @@ class OmicsModel(PreTrainedModel):  # type: ignore[misc]
         for name in wced:
             rows = pooled
             if self.wced_reads[name] == "first_token":
-                rows = self.field_transform(first_token(hidden, layout)[cells])
+                rows = self.field_transform(first_token(hidden, final)[cells])
             output.wced[name] = self.wced_heads[name](rows, wced_genes)
         for label, head in zip(self.model_config.labels, self.label_heads, strict=True):
-            rows = pooled if label.token is None else token(hidden, layout, label.token)[cells]
+            rows = pooled if label.token is None else token(hidden, final, label.token)[cells]
             output.labels[label.name] = head(rows)
         return output
 

@@ -94,6 +94,11 @@ class FieldHeadConfig:
         """The key of its outputs."""
         return f"{self.field}_{self.kind}"
 
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it reads the pooled row of the cell in place of the token's hidden state."""
+        return self.kind.startswith("mvc_")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WcedConfig:
@@ -307,6 +312,28 @@ class ModelConfig:
         """Width of a pooled row."""
         return self.hidden_size * len(pooling_parts(self.pooling))
 
+    def leading_tokens(self, pooling: str | None = None) -> int | None:
+        """Return how many first tokens of a cell are read by heads on cells; None if all are.
+
+        Args:
+            pooling: that is read beside the heads.
+        """
+        parts = [] if pooling is None else pooling_parts(pooling)
+        if (
+            any(label.token is None for label in self.labels)
+            or any(decoder.reads == "pooled" for decoder in self.wced)
+            or any(head.reads_pooled for head in self.field_heads)
+        ):
+            parts += pooling_parts(self.pooling)
+        places = [label.token for label in self.labels if label.token is not None]
+        places += [0 for decoder in self.wced if decoder.reads == "first_token"]
+        for part in parts:
+            place = place_of(part)
+            if place is None:
+                return None
+            places.append(place)
+        return 1 + max(places, default=-1)
+
     def window_of(self, layer: int) -> int | None:
         """Return the window of a block; None for a global one.
 
@@ -404,6 +431,17 @@ def pooling_parts(pooling: str) -> list[str]:
         pooling: one or several names, joined by `+`.
     """
     return pooling.split("+")
+
+
+def place_of(part: str) -> int | None:
+    """Return the place in the cell of the one token that a pooling reads; None if it reads several.
+
+    Args:
+        part: one of `pooling_parts`.
+    """
+    if part in ("first_token", "pooler"):
+        return 0
+    return int(part.removeprefix(PLACE_PREFIX)) if part.startswith(PLACE_PREFIX) else None
 
 
 def check_pooling(pooling: str, what: str, *, has_pooler: bool) -> None:

@@ -35,8 +35,8 @@ class ModelOutput:
     """Outputs for `n` cells with `T` flat tokens.
 
     Attributes:
-        hidden: [T, d], last hidden states.
-        pooled: [n, d], one row per cell.
+        hidden: [T, d], last hidden states; of the tokens that were asked for alone, where some were.
+        pooled: [n, d], one row per cell, pooled over the same tokens.
         layers: `{layer: [T, d]}`, hidden states of the layers that were asked for.
         fields: `{"<field>_<kind>": [K, width]}`, field heads on the chosen tokens.
         scored: `{"<field>_token_scores": rows}`, those of them whose scores are left to the caller.

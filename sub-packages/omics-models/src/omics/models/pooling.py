@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from omics.models.model_config import PLACE_PREFIX, pooling_parts
+from omics.models.model_config import place_of, pooling_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,5 +113,7 @@ def pool(pooling: str, hidden_Td: Tensor, layout: RaggedLayout, pooler: Pooler |
             assert pooler is not None
             rows.append(pooler(_BEHIND_POOLER[part](hidden_Td, layout)))
         else:
-            rows.append(token(hidden_Td, layout, int(part.removeprefix(PLACE_PREFIX))))
+            place = place_of(part)
+            assert place is not None
+            rows.append(token(hidden_Td, layout, place))
     return rows[0] if len(rows) == 1 else torch.cat(rows, 1)

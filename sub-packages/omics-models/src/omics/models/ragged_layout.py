@@ -1,6 +1,8 @@
-"""`RaggedLayout`: where each cell lies among flat tokens, in the forms the kernels need.
+"""`RaggedLayout` and `AskedTokens`: where each cell lies among flat tokens, and which are read at the end.
 
 - Built once a batch, on the host, before tensors move: no kernel asks the device for a length.
+- A head reads few of the final hidden states: hidden tokens, or the first of each cell. The last
+  block computes those alone; its keys and values are of all tokens.
 """
 
 from __future__ import annotations
@@ -76,3 +78,64 @@ class RaggedLayout:
             lengths=on_device(lengths, device),
             first=on_device(first, device),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTokens:
+    """The tokens of a flat batch whose final hidden states are read.
+
+    Attributes:
+        tokens: int64 [A], their flat positions, ascending; a position may be there several times.
+        layout: of these tokens, in the cells of the batch.
+    """
+
+    tokens: Tensor
+    layout: RaggedLayout
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tensor,
+        offsets: Tensor,
+        device: torch.device | str = "cpu",
+        *,
+        longest: int | None = None,
+        num_cells: int | None = None,
+    ) -> AskedTokens:
+        """Return the tokens with their layout.
+
+        Args:
+            tokens: int64 [A] on the CPU, ascending flat positions.
+            offsets: int64 [n + 1] on the CPU, of the batch.
+            device: where the index tensors go.
+            longest: see `RaggedLayout.from_offsets`.
+            num_cells: see `RaggedLayout.from_offsets`.
+        """
+        asked_before = torch.searchsorted(tokens, offsets)
+        layout = RaggedLayout.from_offsets(
+            asked_before, device, longest=longest, num_cells=num_cells
+        )
+        return cls(on_device(tokens, device), layout)
+
+    @classmethod
+    def leading(
+        cls, number: int, offsets: Tensor, device: torch.device | str = "cpu"
+    ) -> AskedTokens:
+        """Return the first tokens of every cell.
+
+        Args:
+            number: of a cell; one that has fewer gives all of its tokens.
+            offsets: int64 [n + 1] on the CPU, of the batch.
+            device: where the index tensors go.
+        """
+        begins = torch.repeat_interleave(offsets[:-1], offsets.diff())
+        place = torch.arange(len(begins)) - begins
+        return cls.of((place < number).nonzero().flatten(), offsets, device)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Return int64 [K], where tokens lie among those that are asked for.
+
+        Args:
+            tokens: int64 [K], flat positions; each must be asked for.
+        """
+        return torch.searchsorted(self.tokens, tokens)

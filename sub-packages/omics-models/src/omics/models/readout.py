@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from omics.data.errors import ConfigError
-from omics.models.model_config import PLACE_PREFIX, check_pooling, pooling_parts
+from omics.models.model_config import check_pooling, place_of, pooling_parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,13 +76,26 @@ class Readout:
             min_tokens=_min_tokens(pooling),
         )
 
+    def leading_tokens(self, config: ModelConfig) -> int | None:
+        """Return how many first tokens of a cell this row and the heads of cells are made of.
+
+        Args:
+            config: of the model.
+
+        Returns:
+            None where they are made of all, or of another layer than the final one.
+        """
+        if self.layer is not None:
+            return None
+        return config.leading_tokens(config.pooling if self.pooling == POOLED else self.pooling)
+
     def rows(self, model: OmicsModel, output: ModelOutput, layout: RaggedLayout) -> Tensor:
         """Return one row per cell, [n, width].
 
         Args:
             model: that made the output.
             output: with the hidden states of the layer.
-            layout: of the batch.
+            layout: of the tokens that the output has hidden states of.
         """
         if self.pooling == POOLED:
             return output.pooled
@@ -152,8 +165,6 @@ def states_of(output: ModelOutput, layer: int | None) -> Tensor:
 def _min_tokens(pooling: str) -> int:
     least = 1
     for part in pooling_parts(pooling):
-        if part.startswith(PLACE_PREFIX):
-            least = max(least, int(part.removeprefix(PLACE_PREFIX)) + 1)
-        elif part == "mean_after_first":
-            least = max(least, 2)
+        place = 1 if part == "mean_after_first" else place_of(part)
+        least = max(least, 1 + (place or 0))
     return least

@@ -3,7 +3,9 @@
 - Useful work: matrix products over real tokens, forward and twice that backward. Padding, the
   recomputation of anything, norms and activations, and look-ups in tables do not count.
 - For a BERT of L layers of width d with a masked head of V outputs on K tokens this is
-  `3 [24 L d^2 sum(n) + 4 L d sum(n^2) + 2 K d (d + V)]` for cells of n tokens.
+  `3 [24 L d^2 sum(n) + 4 L d sum(n^2) + 2 K d (d + V)]` for cells of n tokens, less what the last
+  block need not do where final hidden states are read of a of the n tokens:
+  `3 [20 d^2 sum(n - a) + 4 d sum(n (n - a))]`. Queries are counted of these alone, too.
 """
 
 from __future__ import annotations
@@ -51,12 +53,14 @@ class Workload:
     Attributes:
         lengths: int64 [n], tokens of the cells.
         asked: `{field head: K}`, tokens that each head is run on.
+        final: int64 [n], tokens of each cell whose final hidden states are read; None for all.
         decodes: whether whole-cell decoders run.
         decoded_genes: genes that they are run for; None for all.
     """
 
     lengths: Array
     asked: Mapping[str, int] = field(default_factory=dict)
+    final: Array | None = None
     decodes: bool = True
     decoded_genes: int | None = None
 
@@ -74,6 +78,11 @@ def forward_flops(config: ModelConfig, work: Workload) -> int:
     total = tokens * config.num_layers * 2 * d * (4 * d + wide)
     total += sum(_attention(config, layer, lengths) for layer in range(config.num_layers))
     total += tokens * sum(_input(each, d) for each in config.fields)
+    if work.final is not None:
+        unread = lengths - work.final
+        total -= int(unread.sum()) * 2 * d * (2 * d + wide)
+        if config.attention == "softmax" and config.window_of(config.num_layers - 1) is None:
+            total -= 4 * d * int((lengths * unread).sum())
     return total + _field_heads(config, work.asked) + cells * _cell_heads(config, work)
 
 
@@ -125,7 +134,7 @@ def _field_heads(config: ModelConfig, asked: Mapping[str, int]) -> int:
     dense = 0 if config.field_transform == "shared_norm" else d
     total = 0
     for head in config.field_heads:
-        if head.kind.startswith("mvc_"):
+        if head.reads_pooled:
             each = d * d + d * config.pooled_size + config.pooled_size
         elif head.kind == "token_scores":
             each = d * (dense + config.field(head.field).vocabulary_size)
@@ -220,12 +229,17 @@ def training_memory(
     if work.decodes:
         genes = work.decoded_genes or config.gene_vocabulary_size
         outputs += cells * genes * sum(len(each.outputs) for each in config.wced)
-    kept = config.num_layers * kept_values(config) + 3 * config.hidden_size
+    d = config.hidden_size
+    kept = tokens * (config.num_layers * kept_values(config) + 3 * d)
+    if work.final is not None:
+        # Of other tokens the last block keeps its input, keys and values.
+        unread = times * int(np.sum(work.lengths - work.final))
+        kept -= unread * (kept_values(config) - 3 * d)
     return Memory(
         weights=4 * parameters,
         gradients=4 * trained,
         moments=8 * trained,
-        activations=round(tokens * kept * value_bytes),
+        activations=round(kept * value_bytes),
         outputs=3 * 4 * outputs,
     )
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Picking more tokens out of the last block costs about as much as it saves.
+_MOST_ASKED = 0.75
 _SOURCES = {
     "all_genes": "wced",
     "input_genes": "wced_input",
@@ -59,6 +61,9 @@ class Objective:
         denoised: hidden fields whose true values are those of the targets: the cell as it was
             before it was thinned.
         field_heads: `{head: field}`, heads on tokens and the field whose questions they read.
+        leading_tokens: how many first tokens of a cell are read at the end beside those that
+            questions are about; None where all are.
+        read_fields: fields whose questions are answered from the hidden states of their tokens.
         decoded_fields: of whole-cell decoders.
         split_by_input: names of those of them with losses that tell input genes from others.
         decoded: int64, token ids that the whole-cell decoders are run for; None for all.
@@ -72,6 +77,8 @@ class Objective:
     answered: Mapping[str, FieldSpec] = field(default_factory=dict)
     denoised: frozenset[str] = frozenset()
     field_heads: Mapping[str, str] = field(default_factory=dict)
+    leading_tokens: int | None = None
+    read_fields: frozenset[str] = frozenset()
     decoded_fields: tuple[FieldSpec, ...] = ()
     split_by_input: frozenset[str] = frozenset()
     decoded: torch.Tensor | None = None
@@ -91,6 +98,7 @@ class Objective:
         answered: Mapping[str, FieldSpec] | None = None,
         denoised: frozenset[str] = frozenset(),
         label_codes: Mapping[str, Array] | None = None,
+        leading_tokens: int | None = None,
     ) -> Objective:
         """Return the objective of a configuration.
 
@@ -103,6 +111,7 @@ class Objective:
             answered: see the class.
             denoised: see the class.
             label_codes: `{label: [n]}`, labels of the training cells, which weigh the classes.
+            leading_tokens: of the model, see `ModelConfig.leading_tokens`.
 
         Raises:
             ConfigError: two entries make the same term; metrics that a loss cannot have.
@@ -125,6 +134,8 @@ class Objective:
             },
             denoised=denoised & {mask.field.name for mask in masks.fields},
             field_heads={head.name: head.field for head in plan.field_heads},
+            leading_tokens=leading_tokens,
+            read_fields=frozenset(head.field for head in plan.field_heads if not head.reads_pooled),
             decoded_fields=tuple(asked.fields[decoder.field] for decoder in plan.wced),
             split_by_input=frozenset(
                 loss.field_name
@@ -211,9 +222,22 @@ class Objective:
             questions=questions,
             whole_cells=cells,
             labelled={name: labelled_rows(tokens.labels[name]) for name in self.labels},
+            asked=self._asked(tokens, questions),
         )
         batch.counts = {term.name: term.count(batch) for term in self.terms}
         return batch
+
+    def _asked(self, tokens: TokenBatch, questions: Mapping[str, Questions]) -> Array | None:
+        """Return the tokens whose final hidden states are read; None where that saves nothing."""
+        if self.leading_tokens is None:
+            return None
+        is_asked = np.zeros(tokens.num_tokens, bool)
+        for name in self.read_fields:
+            is_asked[questions[name].positions] = True
+        for place in range(self.leading_tokens):
+            is_asked[tokens.offsets[:-1][tokens.lengths > place] + place] = True
+        asked = np.flatnonzero(is_asked)
+        return asked if len(asked) <= _MOST_ASKED * len(is_asked) else None
 
     def forward(self, model: OmicsModel, batch: TrainingBatch) -> ModelOutput:
         """Run the model on exactly the rows that the terms read.
@@ -226,6 +250,7 @@ class Objective:
         output: ModelOutput = model(
             batch.tokens,
             batch.layout,
+            asked=batch.asked,
             field_tokens=tokens,
             # Validation reads scores twice, for the loss and for metrics.
             scores_later=torch.is_grad_enabled(),

@@ -34,12 +34,16 @@ def workload(batch: TrainingBatch, objective: Objective) -> Workload:
         batch: prepared on the host.
         objective: of the run.
     """
+    final = None
+    if batch.asked is not None:
+        final = np.diff(np.searchsorted(batch.asked, batch.tokens.offsets))
     return Workload(
         lengths=np.asarray(batch.tokens.lengths),
         asked={
             head: len(batch.questions[name].positions)
             for head, name in objective.field_heads.items()
         },
+        final=final,
         decodes=bool(objective.decoded_fields),
         decoded_genes=None if objective.decoded is None else len(objective.decoded),
     )

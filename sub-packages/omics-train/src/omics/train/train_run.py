@@ -227,6 +227,7 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
         source.tokenizer, store, labels=labels, transforms=cells.training_steps
     )
     say(f"{tokenizer.coverage}")
+    sizes = replace(source.config, field_heads=plan.field_heads, wced=plan.wced, labels=plan.labels)
     objective = Objective.build(
         losses,
         plan,
@@ -240,9 +241,9 @@ def prepare_training(config: RunConfig, store: CellStore) -> Training:
             for spec in labels
             if spec.kind == "class"
         },
+        leading_tokens=sizes.leading_tokens(),
     )
     check_trainer(config, objective, validates=len(rows["validation"]) > 0)
-    sizes = replace(source.config, field_heads=plan.field_heads, wced=plan.wced, labels=plan.labels)
     model = OmicsModel.build(sizes, seed=config.seed)
     new = list(model.state_dict())
     if source.checkpoint is not None:

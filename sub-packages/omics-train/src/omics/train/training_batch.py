@@ -6,10 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from omics.models.filler_cells import with_filler
-from omics.models.ragged_layout import RaggedLayout
+from omics.models.ragged_layout import AskedTokens, RaggedLayout
 from omics.tokenizers.device_copies import on_device
 
 if TYPE_CHECKING:
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 
     from omics.tokenizers import TokenBatch
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _FEWEST_CELLS = 64
 _SHAPES = 8
+# Asked tokens are filled up to a multiple of this share of the batch.
+_ASKED_SHARES = 32
 # numpy arrays before `to`, torch tensors after it, as in TokenBatch.
 Values = Any
 
@@ -106,6 +111,25 @@ class FixedShape:
         num_cells = max(_FEWEST_CELLS, 1 << len(tokens).bit_length())
         return with_filler(tokens, num_tokens=num_tokens, num_cells=num_cells, longest=self.longest)
 
+    def fill_asked(self, asked: Array, num_tokens: int) -> Array:
+        """Return asked tokens, the last token of the batch repeated behind them.
+
+        Args:
+            asked: int64 [A], flat positions.
+            num_tokens: of the filled batch.
+        """
+        extra = -len(asked) % self._asked_step
+        return np.append(asked, np.full(extra, num_tokens - 1))
+
+    @property
+    def longest_asked(self) -> int:
+        """Asked tokens of a cell at most."""
+        return self.longest + self._asked_step
+
+    @property
+    def _asked_step(self) -> int:
+        return -(-self.num_tokens // _ASKED_SHARES)
+
 
 @dataclass(slots=True, kw_only=True)
 class TrainingBatch:
@@ -116,6 +140,8 @@ class TrainingBatch:
         questions: `{field: tokens that heads on tokens are asked about}`.
         whole_cells: `{field: genes that its whole-cell decoder is asked about}`.
         labelled: `{label: int64 [L]}`, positions of the cells that have the label.
+        asked: int64 [A], ascending flat positions of the tokens whose final hidden states are read;
+            None for all. `AskedTokens` after `to`.
         counts: `{term: number}`, what each loss term of this micro-batch is a mean over.
         totals: `{term: number}`, the same over all micro-batches and processes of the optimiser
             step; filled in by the window of the loader.
@@ -128,6 +154,7 @@ class TrainingBatch:
     questions: Mapping[str, Questions]
     whole_cells: Mapping[str, WholeCells]
     labelled: Mapping[str, Values]
+    asked: Values | None = None
     counts: dict[str, float] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
@@ -142,22 +169,31 @@ class TrainingBatch:
         """
         if self.layout is not None:
             return self
-        tokens, longest = self.tokens, None
+        tokens, asked = self.tokens, self.asked
+        longest = longest_asked = None
         if self.shape is not None:
             filled, longest = self.shape.fill(tokens), self.shape.longest
             tokens = replace(filled, labels=tokens.labels)
+            longest_asked = self.shape.longest_asked
+            if asked is not None:
+                asked = self.shape.fill_asked(asked, tokens.num_tokens)
+        offsets, num_cells = torch.from_numpy(tokens.offsets), len(self.tokens)
+        if asked is not None:
+            asked = AskedTokens.of(
+                torch.from_numpy(asked),
+                offsets,
+                device,
+                longest=longest_asked,
+                num_cells=num_cells,
+            )
         return replace(
             self,
             tokens=tokens.to_torch(device),
+            asked=asked,
             questions=_moved(self.questions, device),
             whole_cells=_moved(self.whole_cells, device),
             labelled=_moved(self.labelled, device),
-            layout=RaggedLayout.from_offsets(
-                torch.from_numpy(tokens.offsets),
-                device,
-                longest=longest,
-                num_cells=len(self.tokens),
-            ),
+            layout=RaggedLayout.from_offsets(offsets, device, longest=longest, num_cells=num_cells),
         )
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from omics.models import ModelConfig, OmicsModel, RaggedLayout
+from omics.models import AskedTokens, ModelConfig, OmicsModel, RaggedLayout
 from omics.models.model_config import FieldHeadConfig, FieldInput
 from omics.tokenizers import TokenBatch
 from omics.train.chunked_scores import summed_loss
@@ -126,6 +126,7 @@ class SameCells:
         tokens: the masked input.
         asked: int64 [K], flat positions of the hidden tokens.
         answers: int64 [K].
+        final: int64 [n], how many of them each cell has.
 
     Args:
         sizes: with the genes.
@@ -148,6 +149,7 @@ class SameCells:
         rows = np.arange(len(lengths))
         self.tokens = TokenBatch({"genes": shown, "answers": answers}, offsets, rows)
         self.asked = torch.from_numpy(hidden).to(device)
+        self.final = np.diff(np.searchsorted(hidden, offsets))
         self.answers = torch.from_numpy(answers[hidden]).to(device)
         self.stock = {
             "cap": self._padded(cap),
@@ -171,7 +173,8 @@ class SameCells:
     @property
     def work(self) -> Workload:
         """What a training step is asked to do."""
-        return Workload(lengths=self.lengths, asked={_HEAD.name: len(self.asked)})
+        asked = {_HEAD.name: len(self.asked)}
+        return Workload(lengths=self.lengths, asked=asked, final=self.final)
 
     @property
     def work_of_embedding(self) -> Workload:
@@ -182,6 +185,11 @@ class SameCells:
         """Return the tokens on the device; making the layout is part of every step."""
         layout = RaggedLayout.from_offsets(torch.from_numpy(self.tokens.offsets), self.device)
         return self.tokens.to_torch(self.device), layout
+
+    def hidden(self) -> AskedTokens:
+        """Return the hidden tokens as those whose final hidden states are read."""
+        offsets = torch.from_numpy(self.tokens.offsets)
+        return AskedTokens.of(self.asked.cpu(), offsets, self.device)
 
 
 def our_model(sizes: Sizes, cap: int, device: str) -> OmicsModel:
@@ -243,7 +251,13 @@ def our_loss(model: OmicsModel, cells: SameCells) -> Tensor:
         cells: the batch.
     """
     tokens, layout = cells.flat()
-    output = model(tokens, layout, field_tokens={_HEAD.name: cells.asked}, scores_later=True)
+    output = model(
+        tokens,
+        layout,
+        asked=cells.hidden(),
+        field_tokens={_HEAD.name: cells.asked},
+        scores_later=True,
+    )
     rows = output.scored[_HEAD.name]
     return summed_loss(rows, cells.answers, _losses) / len(cells.answers)
 
