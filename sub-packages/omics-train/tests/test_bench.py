@@ -29,6 +29,7 @@ from omics.train.benchmarking.compared_steps import (
     compare_embeddings,
     compare_steps,
 )
+from omics.train.benchmarking.cost_growth import Growth, measure_growth
 from omics.train.benchmarking.interleaved_rounds import interleaved, medians
 from omics.train.benchmarking.machine_ceilings import copy_gigabytes, product_tflops
 from omics.train.cli import app
@@ -132,6 +133,7 @@ def test_ceilings_are_rates() -> None:
     [
         ({"device": "cdua"}, "--device is 'cdua'. Did you mean 'cuda'?"),
         ({"hidden": 20, "heads": 3}, "--hidden 20 is not a multiple of --heads 3"),
+        ({"growth": True, "caps": [64, 128]}, "--growth takes one --cap"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
@@ -155,3 +157,58 @@ def test_the_command_tells_and_keeps_all_sections(tmp_path: Path) -> None:
     assert record["lightning"]["lightning_ms"] > 0
     assert "Lightning adds" in result.stdout
     assert record["sizes"] == {"layers": 1, "hidden": 16, "heads": 1, "genes": 20_000}
+
+
+def test_cost_is_measured_along_every_axis() -> None:
+    """Of each point the work of the formula; the middle of all axes is the same step."""
+    sizes = Sizes(layers=2, hidden=16, heads=2, genes=60)
+    plan = BenchPlan(sizes=sizes, tokens=160, rounds=1, device="cpu", peaks={torch.float32: 0.5})
+    lengths, batches, blocks, widths = measure_growth(plan, 40)
+    assert [each.axis for each in (lengths, batches, blocks, widths)] == [
+        "tokens of a cell",
+        "cells of a batch",
+        "blocks",
+        "width",
+    ]
+    assert lengths.values == (5, 10, 20, 40, 80)
+    assert batches.values == (1, 2, 4, 8)
+    assert blocks.values == (1, 2, 4)
+    assert widths.values == (8, 16, 32)
+    middle = training_flops(sizes.config(40), plan.cells(40).work)
+    assert batches.work[2] == blocks.work[1] == widths.work[1] == middle
+    # As many tokens in cells that are twice as long: only attention doubles.
+    steps = np.diff(lengths.work)
+    assert steps[1:] == pytest.approx(2 * steps[:-1], rel=0.1)
+
+
+def test_growth_is_fitted_as_a_power() -> None:
+    """By least squares in logarithms."""
+    work = (10, 20, 80)
+    exact = Growth(
+        axis="x",
+        values=(1, 2, 8),
+        work=work,
+        seconds=tuple(1e-13 * each**1.5 for each in work),
+        peak=2.0,
+    )
+    assert exact.power == pytest.approx(1.5)
+    assert exact.deviation == pytest.approx(0, abs=1e-9)
+    rows = exact.rows()
+    assert [row["times_work"] for row in rows] == [1, 2, 8]
+    assert [row["times_time"] for row in rows] == pytest.approx([1, 2**1.5, 8**1.5])
+    assert rows[0]["mfu_measured"] == pytest.approx(10 / exact.seconds[0] / 2e12)
+    # Logarithms 0, 1, 0 over -1, 0, 1 are a flat line at 1/3; the middle is 2/3 above it.
+    bent = Growth(axis="x", values=(1, 2, 4), work=(1, 2, 4), seconds=(1, np.e, 1), peak=1.0)
+    assert bent.power == pytest.approx(0, abs=1e-12)
+    assert bent.deviation == pytest.approx(np.exp(2 / 3) - 1)
+
+
+def test_the_command_tells_growth_in_place_of_comparisons() -> None:
+    """As one JSON object on request."""
+    small = ["--quick", "--device", "cpu", "--layers", "1", "--hidden", "16", "--tokens", "64"]
+    result = CliRunner().invoke(app, ["bench", "--growth", *small, "--cap", "32", "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert "sections" not in record
+    assert record["growth"][0]["axis"] == "tokens of a cell"
+    assert [row["value"] for row in record["growth"][0]["rows"]] == [4, 8, 16, 32, 64]

@@ -94,8 +94,8 @@ def test_a_step_on_the_tokens_that_are_read_is_one_on_all(shape):
         moved = batch.to("cpu")
         assert (moved.asked is None) == (number is None)
         if shape is not None and number is not None:
-            assert len(moved.asked.tokens) % 13 == 0
-            assert moved.asked.layout.longest == 113
+            assert len(moved.asked.tokens) in shape.asked_sizes(400)
+            assert moved.asked.layout.longest >= int(moved.asked.layout.lengths.max())
         model.zero_grad()
         loss, sums = training_step(model, moved, each)
         loss.backward()

@@ -25,7 +25,7 @@ from omics.train.losses_label import (
 from omics.train.losses_token import TokenLoss
 from omics.train.losses_whole_cell import WholeCellLoss
 from omics.train.metric_table import checked_metrics
-from omics.train.training_batch import Questions, TrainingBatch
+from omics.train.training_batch import MOST_ASKED, Questions, TrainingBatch
 from omics.train.whole_cell_targets import answers, own_targets, whole_cells
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# Picking more tokens out of the last block costs about as much as it saves.
-_MOST_ASKED = 0.75
 _SOURCES = {
     "all_genes": "wced",
     "input_genes": "wced_input",
@@ -237,7 +235,7 @@ class Objective:
         for place in range(self.leading_tokens):
             is_asked[tokens.offsets[:-1][tokens.lengths > place] + place] = True
         asked = np.flatnonzero(is_asked)
-        return asked if len(asked) <= _MOST_ASKED * len(is_asked) else None
+        return asked if len(asked) <= MOST_ASKED * len(is_asked) else None
 
     def forward(self, model: OmicsModel, batch: TrainingBatch) -> ModelOutput:
         """Run the model on exactly the rows that the terms read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _FEWEST_CELLS = 64
 _SHAPES = 8
-# Asked tokens are filled up to a multiple of this share of the batch.
-_ASKED_SHARES = 32
+# Beyond this share of asked tokens all are computed: picking them out would save little.
+MOST_ASKED = 0.5
+# They are filled up to one of two shares, each of which is compiled once. 15 % of the tokens and the
+# first of each cell are less than the smaller one.
+_ASKED_SHARES = (3 / 16, MOST_ASKED)
 # numpy arrays before `to`, torch tensors after it, as in TokenBatch.
 Values = Any
 
@@ -111,24 +115,26 @@ class FixedShape:
         num_cells = max(_FEWEST_CELLS, 1 << len(tokens).bit_length())
         return with_filler(tokens, num_tokens=num_tokens, num_cells=num_cells, longest=self.longest)
 
-    def fill_asked(self, asked: Array, num_tokens: int) -> Array:
-        """Return asked tokens, the last token of the batch repeated behind them.
+    @staticmethod
+    def asked_sizes(num_tokens: int) -> list[int]:
+        """Return the numbers of asked tokens that there are, ascending.
 
         Args:
-            asked: int64 [A], flat positions.
             num_tokens: of the filled batch.
         """
-        extra = -len(asked) % self._asked_step
-        return np.append(asked, np.full(extra, num_tokens - 1))
+        return [math.ceil(share * num_tokens) for share in _ASKED_SHARES]
 
-    @property
-    def longest_asked(self) -> int:
-        """Asked tokens of a cell at most."""
-        return self.longest + self._asked_step
+    def fill_asked(self, asked: Array, num_tokens: int) -> tuple[Array, int]:
+        """Return asked tokens filled up with the last one, and how many a cell has at most.
 
-    @property
-    def _asked_step(self) -> int:
-        return -(-self.num_tokens // _ASKED_SHARES)
+        Args:
+            asked: int64 [A], flat positions; at most half of the tokens.
+            num_tokens: of the filled batch.
+        """
+        sizes = [0, *self.asked_sizes(num_tokens)]
+        place = max(1, int(np.searchsorted(sizes, len(asked))))
+        extra = np.full(sizes[place] - len(asked), num_tokens - 1)
+        return np.append(asked, extra), self.longest + sizes[place] - sizes[place - 1]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,9 +180,8 @@ class TrainingBatch:
         if self.shape is not None:
             filled, longest = self.shape.fill(tokens), self.shape.longest
             tokens = replace(filled, labels=tokens.labels)
-            longest_asked = self.shape.longest_asked
             if asked is not None:
-                asked = self.shape.fill_asked(asked, tokens.num_tokens)
+                asked, longest_asked = self.shape.fill_asked(asked, tokens.num_tokens)
         offsets, num_cells = torch.from_numpy(tokens.offsets), len(self.tokens)
         if asked is not None:
             asked = AskedTokens.of(

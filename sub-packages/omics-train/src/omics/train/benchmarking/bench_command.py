@@ -33,6 +33,10 @@ def bench(
     rounds: Annotated[int | None, typer.Option(min=1, help="Of which the median counts.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    growth: Annotated[
+        bool,
+        typer.Option("--growth", help="How the cost of a step grows, in place of the comparisons."),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="A small batch, one round: whether it works, not how fast."),
@@ -45,7 +49,8 @@ def bench(
 
     Both models have the same weights and cells, and are checked to compute the same. Rounds are
     interleaved and medians reported; only real tokens count as work. Compare ratios: seconds depend
-    on what else runs.
+    on what else runs. With --growth: steps along the length of cells, their number, and the blocks and
+    width of the model, beside the work of the formula.
     """
     from omics.data.atomic_files import require_free, write_bytes
     from omics.train.benchmarking.bench_run import BenchOptions, measure
@@ -62,6 +67,7 @@ def bench(
         tokens=tokens,
         rounds=rounds,
         threads=threads,
+        growth=growth,
     )
     record = measure(options, tell=(lambda _line: None) if as_json else say)
     if out is not None:

@@ -18,6 +18,7 @@ from omics.train.benchmarking.compared_steps import (
     compare_embeddings,
     compare_steps,
 )
+from omics.train.benchmarking.cost_growth import Growth, measure_growth
 from omics.train.benchmarking.machine_ceilings import (
     copy_gigabytes,
     device_name,
@@ -47,6 +48,7 @@ class BenchOptions:
         loop_steps: of a round of the sections about loops.
         product_size: of the matrices whose product is timed; None for what fills the device.
         threads: of the CPU; None leaves them.
+        growth: whether it is measured how the cost of a step grows, in place of all comparisons.
     """
 
     device: str
@@ -57,6 +59,7 @@ class BenchOptions:
     loop_steps: int
     product_size: int | None
     threads: int | None
+    growth: bool = False
 
     @classmethod
     def of(
@@ -71,6 +74,7 @@ class BenchOptions:
         tokens: int | None = None,
         rounds: int | None = None,
         threads: int | None = None,
+        growth: bool = False,
     ) -> BenchOptions:
         """Return the options of the command, with what suits the device where nothing is said.
 
@@ -84,10 +88,13 @@ class BenchOptions:
             tokens: of a batch.
             rounds: of which the median counts.
             threads: of the CPU.
+            growth: measure how cost grows, in place of the comparisons; one cap is its middle.
 
         Raises:
-            UsageError: no such device, or sizes that do not fit each other.
+            UsageError: no such device, sizes that do not fit each other, or several middles.
         """
+        if growth and len(caps or []) > 1:
+            raise UsageError("--growth takes one --cap, the middle of the lengths it goes through.")
         if device not in _DEVICES:
             raise UsageError(f"--device is {device!r}.{nearest(device, _DEVICES)}")
         has_cuda = torch.cuda.is_available()
@@ -100,6 +107,7 @@ class BenchOptions:
             raise UsageError(f"--hidden {width} is not a multiple of --heads {num_heads}.")
         usual_tokens, usual_rounds = (65_536, 7) if on_cuda else (6144, 5)
         usual_caps = [1024, 2048, 4096] if on_cuda else [1024, 2048]
+        usual_caps = usual_caps[:1] if growth else usual_caps
         return cls(
             device="cuda" if on_cuda else "cpu",
             caps=tuple(caps or ([256] if quick else usual_caps)),
@@ -109,6 +117,7 @@ class BenchOptions:
             loop_steps=4 if quick else 12,
             product_size=512 if quick else None,
             threads=threads,
+            growth=growth,
         )
 
 
@@ -151,17 +160,12 @@ def _measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, An
         device=device,
         peaks=peaks,
     )
-    sections: list[dict[str, Any]] = []
-    for compare in (compare_steps, compare_embeddings):
-        sections += [_told(compare(plan, cap), tell, sheet) for cap in options.caps]
-    sections.append(_told(compare_feeding(plan, steps=options.loop_steps), tell, sheet))
-    lightning = lightning_overhead(
-        device=device, steps=20 * options.loop_steps, rounds=2 * options.rounds + 1
-    )
-    tell(
-        f"Lightning adds {lightning['overhead_ms']:.2f} ms to a step: "
-        f"{lightning['overhead_ms'] / _STEP_MS:.1%} of one of {_STEP_MS:.0f} ms"
-    )
+    found: dict[str, Any]
+    if options.growth:
+        growths = measure_growth(plan, options.caps[0])
+        found = {"growth": [_told_growth(each, tell) for each in growths]}
+    else:
+        found = _comparisons(options, plan, tell, sheet)
     libraries = ("torch", "transformers", "lightning", "omics-train", "omics-models")
     return {
         "device": name,
@@ -175,9 +179,26 @@ def _measure(options: BenchOptions, tell: Callable[[str], None]) -> dict[str, An
             "datasheet_tflops": sheet,
             "copy_gigabytes_per_second": copied,
         },
-        "sections": sections,
-        "lightning": lightning,
+        **found,
     }
+
+
+def _comparisons(
+    options: BenchOptions, plan: BenchPlan, tell: Callable[[str], None], sheet: float | None
+) -> dict[str, Any]:
+    """Compare with stock BERT, with batches in memory, and with steps without Lightning."""
+    sections: list[dict[str, Any]] = []
+    for compare in (compare_steps, compare_embeddings):
+        sections += [_told(compare(plan, cap), tell, sheet) for cap in options.caps]
+    sections.append(_told(compare_feeding(plan, steps=options.loop_steps), tell, sheet))
+    lightning = lightning_overhead(
+        device=options.device, steps=20 * options.loop_steps, rounds=2 * options.rounds + 1
+    )
+    tell(
+        f"Lightning adds {lightning['overhead_ms']:.2f} ms to a step: "
+        f"{lightning['overhead_ms'] / _STEP_MS:.1%} of one of {_STEP_MS:.0f} ms"
+    )
+    return {"sections": sections, "lightning": lightning}
 
 
 def _told(found: Measured, tell: Callable[[str], None], sheet: float | None) -> dict[str, Any]:
@@ -207,6 +228,22 @@ def _told(found: Measured, tell: Callable[[str], None], sheet: float | None) -> 
         "rows": rows,
         **found.facts,
     }
+
+
+def _told_growth(found: Growth, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Tell how cost grew along one axis, and return its record."""
+    rows = found.rows()
+    tell(
+        f"{found.axis}: time grows with work to the power {found.power:.2f}, and differs from that "
+        f"by {found.deviation:.0%} at most"
+    )
+    for row in rows:
+        tell(
+            f"  {row['value']:8,}{row['flops'] / 1e9:12,.1f} GFLOPs{row['milliseconds']:12,.1f} ms"
+            f"{row['times_work']:8.2f} x work{row['times_time']:8.2f} x time  "
+            f"{row['mfu_measured']:6.1%} of the measured peak"
+        )
+    return {"axis": found.axis, "power": found.power, "deviation": found.deviation, "rows": rows}
 
 
 def _short(kind: torch.dtype) -> str:

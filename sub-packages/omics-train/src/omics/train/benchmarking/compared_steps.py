@@ -137,17 +137,11 @@ def compare_steps(plan: BenchPlan, cap: int) -> Measured:
         id(each): torch.optim.AdamW(each.parameters(), lr=1e-4, fused=True)
         for each in (stock, eager, model)
     }
-
-    def step_of(module: torch.nn.Module, run: Callable[[], Tensor]) -> Callable[[], None]:
-        def step() -> None:
-            _typed(run, plan)().backward()  # type: ignore[no-untyped-call]
-            optimizers[id(module)].step()
-            optimizers[id(module)].zero_grad()
-
-        return step
-
     seconds = interleaved(
-        {name: step_of(module, run) for name, (module, run) in losses.items()},
+        {
+            name: step_of(optimizers[id(module)], run, plan)
+            for name, (module, run) in losses.items()
+        },
         rounds=plan.rounds,
         device=plan.device,
     )
@@ -160,6 +154,25 @@ def compare_steps(plan: BenchPlan, cap: int) -> Measured:
         peaks=dict.fromkeys(seconds, plan.peaks[plan.step_type]),
         facts={"cap": cap, "fill_padded": float(cells.lengths.mean() / cap)},
     )
+
+
+def step_of(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], plan: BenchPlan
+) -> Callable[[], None]:
+    """Return a whole training step.
+
+    Args:
+        optimizer: of the parameters.
+        loss: computes it anew.
+        plan: of the bench.
+    """
+
+    def step() -> None:
+        _typed(loss, plan)().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def compare_embeddings(plan: BenchPlan, cap: int) -> Measured:
