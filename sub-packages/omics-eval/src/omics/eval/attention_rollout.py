@@ -106,8 +106,15 @@ def _recorded(model: OmicsModel) -> Iterator[list[Tensor]]:
     weights: list[Tensor] = []
 
     def attend(
-        q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, layout: RaggedLayout, window: int | None
+        q_THD: Tensor,
+        k_THD: Tensor,
+        v_THD: Tensor,
+        layout: RaggedLayout,
+        window: int | None = None,
+        *,
+        queries: RaggedLayout | None = None,
     ) -> Tensor:
+        assert queries is None, "rollout multiplies the weights of all tokens"
         weights_HTT = attention_weights(q_THD, k_THD, layout, window)
         weights.append(weights_HTT.mean(0))
         return torch.einsum("hts,shd->thd", weights_HTT, v_THD)

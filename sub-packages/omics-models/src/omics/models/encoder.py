@@ -112,18 +112,17 @@ class Block(nn.Module):
         q, k, v = self.qkv(x_Td).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
-        if self.approximation is not None or self.window is not None:
-            # Sums over all queries, and distances between tokens: chosen from afterwards.
-            if self.approximation is not None:
-                mixed = self.approximation(q, k, v, layout)
-            else:
-                mixed = self.backend(q, k, v, layout, self.window)
-            mixed = mixed if asked is None else mixed.index_select(0, asked.tokens)
-        elif asked is None:
-            mixed = self.backend(q, k, v, layout)
-        else:
+        # Windows, random features and landmarks are about all queries: asked ones are picked afterwards.
+        is_plain = self.approximation is None and self.window is None
+        queries = asked.layout if asked is not None and is_plain else None
+        if asked is not None and is_plain:
             q = q.index_select(0, asked.tokens)
-            mixed = self.backend(q, k, v, layout, queries=asked.layout)
+        if self.approximation is None:
+            mixed = self.backend(q, k, v, layout, self.window, queries=queries)
+        else:
+            mixed = self.approximation(q, k, v, layout)
+        if asked is not None and not is_plain:
+            mixed = mixed.index_select(0, asked.tokens)
         return self.dropout(self.out(mixed.flatten(1)))
 
     def feed_forward(self, x_Td: Tensor) -> Tensor:
