@@ -144,7 +144,9 @@ def test_attention_is_computed_as_asked_and_gives_the_same_run(atlas, tmp_path, 
     calls = []
     padded = attention.BACKENDS["padded"]
     monkeypatch.setitem(
-        attention.BACKENDS, "padded", lambda *given: calls.append(1) or padded(*given)
+        attention.BACKENDS,
+        "padded",
+        lambda *given, **options: calls.append(1) or padded(*given, **options),
     )
     losses = []
     for name in ("loop", "padded"):
