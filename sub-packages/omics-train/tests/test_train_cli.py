@@ -47,6 +47,15 @@ def test_an_unknown_key_names_the_nearest_and_writes_nothing(run, atlas, tmp_pat
         (["-cn", "nope"], "There is no recipe 'nope'"),
         (["model=huge"], "huge"),
         (["trainer.losses=[{nme: mse}]"], "Did you mean 'name'"),
+        (
+            ["label_columns=[{label_column_name: a}]", "label_columns.0.depht=2"],
+            "no configuration key 'label_columns[0].depht'. Did you mean 'depth'",
+        ),
+        (
+            ["label_columns=[{label_column_name: a}]", "label_columns.0.depth=2"],
+            "label_columns[0].depth is not set yet: add +label_columns.0.depth=VALUE.",
+        ),
+        (["label_columns.0.depth=2"], "label_columns has no entry 0: give the list as a whole"),
     ],
 )
 def test_a_wrong_configuration_is_one_paragraph(run, tmp_path, capsys, arguments, message):

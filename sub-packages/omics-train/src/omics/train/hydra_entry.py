@@ -150,10 +150,9 @@ def _options_first(arguments: Sequence[str]) -> list[str]:
 
 def _explain(error: Exception) -> str:
     text = f"{error} {error.__cause__ or ''}"
-    unknown = re.search(r"Key '([^']+)' not in '(\w+)'(?:\s+full_key: ([^\s]+))?", text)
-    if unknown:
-        key, section, full = unknown.groups()
-        return f"There is no configuration key {full or key!r}.{nearest(key, _keys(section))}"
+    explained = _explain_key(text)
+    if explained is not None:
+        return explained
     wrong = re.search(
         r"(Value '.*' of type .* could not be converted to \w+)\s+full_key: (\S+)", text
     )
@@ -175,6 +174,29 @@ def _explain(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def _explain_key(text: str) -> str | None:
+    """Return what is wrong with a key; None where it is something else."""
+    unknown = re.search(r"Key '([^']+)' not in '(\w+)'(?:\s+full_key: ([^\s]+))?", text)
+    if unknown:
+        key, section, full = unknown.groups()
+        return f"There is no configuration key {full or key!r}.{nearest(key, _keys(section))}"
+    # Entries of label_columns are names or mappings, so that Hydra does not know their keys.
+    absent = re.search(
+        r"Key '([^']+)' is not in struct\s+full_key: (label_columns\[(\d+)\]\S+)", text
+    )
+    if absent:
+        key, full, number = absent.groups()
+        known = _keys_of_label_columns()
+        if key in known:
+            return f"{full} is not set yet: add +label_columns.{number}.{key}=VALUE."
+        return f"There is no configuration key {full!r}.{nearest(key, known)}"
+    beyond = re.search(r"list index out of range\s+full_key: (\S+)\[(\d+)\]", text)
+    if beyond:
+        name, number = beyond.groups()
+        return f"{name} has no entry {number}: give the list as a whole, {name}=[...], or count from 0."
+    return None
+
+
 def recipes() -> list[str]:
     """Return the names of the packaged configurations that `-cn` takes."""
     from importlib.resources import files
@@ -185,6 +207,14 @@ def recipes() -> list[str]:
         for name in names
         if name.endswith(".yaml") and name != "base.yaml"
     )
+
+
+def _keys_of_label_columns() -> list[str]:
+    import dataclasses
+
+    from omics.train.label_columns import LabelColumn
+
+    return [item.name for item in dataclasses.fields(LabelColumn)]
 
 
 def _keys(section: str) -> list[str]:
