@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,10 +34,12 @@ from omics.train.benchmarking.cost_growth import Growth, measure_growth
 from omics.train.benchmarking.interleaved_rounds import interleaved, medians
 from omics.train.benchmarking.machine_ceilings import copy_gigabytes, product_tflops
 from omics.train.cli import app
-from omics.train.flops import forward_flops, training_flops
+from omics.train.flops import Workload, forward_flops, training_flops
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from omics.train.benchmarking.compared_models import Pooling
 
 SIZES = Sizes(layers=1, hidden=16, heads=2, genes=60)
 PLAN = BenchPlan(sizes=SIZES, tokens=150, rounds=2, device="cpu", peaks={torch.float32: 0.5})
@@ -95,10 +98,15 @@ def test_steps_are_compared_in_useful_work() -> None:
         assert row["times"] == pytest.approx(float(np.median(rows[0]["seconds"])) / seconds)
 
 
-def test_embeddings_are_compared_in_each_fast_type() -> None:
-    """A forward pass, without heads."""
-    found = compare_embeddings(PLAN, 40)
-    assert found.flops == forward_flops(SIZES.config(40), PLAN.cells(40).work_of_embedding)
+@pytest.mark.parametrize("pooling", ["mean", "first_token"])
+def test_embeddings_are_compared_in_each_fast_type(pooling: Pooling) -> None:
+    """A forward pass, without heads; both models are checked to give the same rows."""
+    found = compare_embeddings(PLAN, 40, pooling)
+    work = Workload(lengths=PLAN.cells(40).lengths)
+    if pooling == "first_token":
+        work = replace(work, final=np.ones(found.cells, np.int64))
+    assert found.flops == forward_flops(SIZES.config(40), work)
+    assert pooling.replace("_", " ") in found.title
     assert [name for name in found.seconds if "omics" in name] == ["omics, flat, float32"]
 
 
@@ -150,7 +158,12 @@ def test_the_command_tells_and_keeps_all_sections(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     record = json.loads(out.read_text())
     titles = [section["title"] for section in record["sections"]]
-    assert titles == ["Training step, cap 32", "Embedding, cap 32", "Training on a store"]
+    assert titles == [
+        "Training step, cap 32",
+        "Embedding by the mean, cap 32",
+        "Embedding by the first token, cap 32",
+        "Training on a store",
+    ]
     for title in titles:
         assert title in result.stdout
     assert record["ceilings"]["product_tflops"]["float32"] > 0

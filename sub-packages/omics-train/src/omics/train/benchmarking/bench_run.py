@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,8 @@ def _comparisons(
 ) -> dict[str, Any]:
     """Compare with stock BERT, with batches in memory, and with steps without Lightning."""
     sections: list[dict[str, Any]] = []
-    for compare in (compare_steps, compare_embeddings):
+    by_first_token = partial(compare_embeddings, pooling="first_token")
+    for compare in (compare_steps, compare_embeddings, by_first_token):
         sections += [_told(compare(plan, cap), tell, sheet) for cap in options.caps]
     sections.append(_told(compare_feeding(plan, steps=options.loop_steps), tell, sheet))
     lightning = lightning_overhead(

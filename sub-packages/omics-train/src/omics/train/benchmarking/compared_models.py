@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import transformers
 
 from omics.models import AskedTokens, ModelConfig, OmicsModel, RaggedLayout
+from omics.models.inference import MIN_ROWS
 from omics.models.model_config import FieldHeadConfig, FieldInput
 from omics.tokenizers import TokenBatch
 from omics.train.chunked_scores import summed_loss
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Padding = Literal["cap", "longest"]
+Pooling = Literal["mean", "first_token"]
 
 MEDIAN_GENES = 949
 SPREAD = 0.576
@@ -176,10 +178,14 @@ class SameCells:
         asked = {_HEAD.name: len(self.asked)}
         return Workload(lengths=self.lengths, asked=asked, final=self.final)
 
-    @property
-    def work_of_embedding(self) -> Workload:
-        """What an embedding is asked to do."""
-        return Workload(lengths=self.lengths)
+    def work_of_embedding(self, pooling: Pooling) -> Workload:
+        """Return what an embedding is asked to do.
+
+        Args:
+            pooling: of hidden states.
+        """
+        final = np.ones_like(self.lengths) if pooling == "first_token" else None
+        return Workload(lengths=self.lengths, final=final)
 
     def flat(self) -> tuple[TokenBatch, RaggedLayout]:
         """Return the tokens on the device; making the layout is part of every step."""
@@ -278,29 +284,39 @@ def stock_loss(model: transformers.BertForMaskedLM, cells: SameCells, padding: P
     return loss
 
 
-def our_embedding(model: OmicsModel, cells: SameCells) -> Tensor:
-    """Return mean hidden states of the cells, [n, d].
+def our_embedding(model: OmicsModel, cells: SameCells, pooling: Pooling) -> Tensor:
+    """Return a row of each cell, [n, d], as `run_tokens` computes it.
 
     Args:
         model: of ours.
         cells: the batch.
+        pooling: of hidden states.
     """
-    pooled: Tensor = model(*cells.flat()).pooled
-    return pooled
+    tokens, layout = cells.flat()
+    asked = None
+    if pooling == "first_token":
+        offsets = torch.from_numpy(cells.tokens.offsets)
+        asked = AskedTokens.leading(MIN_ROWS, offsets, cells.device)
+    output = model(tokens, layout, asked=asked)
+    return model.pool(output.hidden, layout if asked is None else asked.layout, pooling)
 
 
 def stock_embedding(
-    model: transformers.BertForMaskedLM, cells: SameCells, padding: Padding
+    model: transformers.BertForMaskedLM, cells: SameCells, padding: Padding, pooling: Pooling
 ) -> Tensor:
-    """Return mean hidden states of the cells, [n, d].
+    """Return a row of each cell, [n, d].
 
     Args:
         model: stock.
         cells: the batch.
         padding: to the cap or to the longest cell.
+        pooling: of hidden states.
     """
     given = cells.stock[padding]
     mask = given["attention_mask"]
     hidden = model.bert(input_ids=given["input_ids"], attention_mask=mask).last_hidden_state
+    if pooling == "first_token":
+        first: Tensor = hidden[:, 0]
+        return first
     rows: Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     return rows

@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from omics.train.benchmarking.compared_models import Pooling
+
 # By how much the two may differ where both compute in float32, and in bfloat16.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+
+
+_SAID = {"mean": "the mean", "first_token": "the first token"}
 
 
 class BenchError(OmicsError, RuntimeError):
@@ -175,12 +180,13 @@ def step_of(
     return step
 
 
-def compare_embeddings(plan: BenchPlan, cap: int) -> Measured:
+def compare_embeddings(plan: BenchPlan, cap: int, pooling: Pooling = "mean") -> Measured:
     """Time the embedding of cells: stock BERT padded, and ours, in each type that is fast here.
 
     Args:
         plan: of the bench.
         cap: longest cell.
+        pooling: what a row is made of.
 
     Raises:
         BenchError: the embeddings differ.
@@ -193,21 +199,23 @@ def compare_embeddings(plan: BenchPlan, cap: int) -> Measured:
     for kind, peak in plan.peaks.items():
         name = str(kind).removeprefix("torch.")
         ways: dict[str, Callable[[], Tensor]] = {
-            f"stock BERT, padded to the cap, {name}": lambda: stock_embedding(stock, cells, "cap"),
-            f"stock BERT, padded to the longest, {name}": lambda: stock_embedding(
-                stock, cells, "longest"
+            f"stock BERT, padded to the cap, {name}": lambda: stock_embedding(
+                stock, cells, "cap", pooling
             ),
-            f"omics, flat, {name}": lambda: our_embedding(model, cells),
+            f"stock BERT, padded to the longest, {name}": lambda: stock_embedding(
+                stock, cells, "longest", pooling
+            ),
+            f"omics, flat, {name}": lambda: our_embedding(model, cells, pooling),
         }
         for way, run in ways.items():
             runs[way], peaks[way] = _embedding_in(run, kind, plan.device), peak
     _check_same({way: run() for way, run in runs.items()}, min(plan.peaks, key=_bits))
     return Measured(
-        title=f"Embedding, cap {cap:,}",
+        title=f"Embedding by {_SAID[pooling]}, cap {cap:,}",
         seconds=interleaved(runs, rounds=plan.rounds, device=plan.device),
         cells=len(cells.lengths),
         tokens=int(cells.lengths.sum()),
-        flops=forward_flops(model.model_config, cells.work_of_embedding),
+        flops=forward_flops(model.model_config, cells.work_of_embedding(pooling)),
         peaks=peaks,
         facts={"cap": cap, "fill_padded": float(cells.lengths.mean() / cap)},
     )
