@@ -40,7 +40,9 @@ def in_two_processes(work: Callable[..., None], *arguments: Any) -> dict[Any, An
         port = probe.getsockname()[1]
     with process_server().Manager() as manager:
         results = manager.dict()
-        mp.start_processes(work, (port, *arguments, results), nprocs=2, start_method="forkserver")
+        mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
+            work, (port, *arguments, results), nprocs=2, start_method="forkserver"
+        )
         return dict(results)
 
 
