@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -13,8 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from process_parts import as_launched
+from process_parts import as_launched, in_two_processes
 from resume_parts import assert_same_run, stop_after_each_step, train_in_pieces
 from run_parts import SMALL, compose
 
@@ -88,13 +86,8 @@ def both(atlas, tmp_path_factory):
         "pieces": setting(atlas, folder / "pieces", *hard),
         "begun": setting(atlas, folder / "begun", *PLAIN, *TWO, "trainer.max_steps=4"),
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_runs, (port, folder, configs, results), nprocs=2)
-        return SimpleNamespace(folder=folder, found=dict(results))
+    found = in_two_processes(_runs, folder, configs)
+    return SimpleNamespace(folder=folder, found=found)
 
 
 def test_two_processes_stopped_after_every_step_are_those_that_were_not(both):

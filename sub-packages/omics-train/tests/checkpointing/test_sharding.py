@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import socket
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from process_parts import as_launched
+from process_parts import as_launched, in_two_processes
 from resume_parts import assert_same_run, stop_after_each_step, train_in_pieces
 from run_parts import SMALL, compose
 from torch.distributed.tensor import DTensor
@@ -118,13 +116,8 @@ def both(atlas, odd, tmp_path_factory):
         "full": [*PLAIN, *SHARES, "trainer.max_steps=4"],
     }
     configs = {n: setting(atlas, odd, folder / n, *each) for n, each in wanted.items()}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_runs, (port, folder, configs, results), nprocs=2)
-        return SimpleNamespace(folder=folder, found=dict(results))
+    found = in_two_processes(_runs, folder, configs)
+    return SimpleNamespace(folder=folder, found=found)
 
 
 @pytest.fixture(scope="module")

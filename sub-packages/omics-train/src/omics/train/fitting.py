@@ -23,7 +23,7 @@ from omics.train.checkpointing.checkpoint_folder import (
 )
 from omics.train.checkpointing.loop_counters import set_counters
 from omics.train.checkpointing.run_state import Progress, restore_results
-from omics.train.checkpointing.same_configuration import plain, size_of_step
+from omics.train.checkpointing.same_configuration import size_of_step
 from omics.train.compiled_blocks import blocks_in_training
 from omics.train.early_stopping import EarlyStopping, ValidationWatch
 from omics.train.finite_watch import NonFiniteError
@@ -35,7 +35,7 @@ from omics.train.lightning_module import (
     quiet_lightning,
 )
 from omics.train.processes import Place
-from omics.train.run_files import versions
+from omics.train.run_files import plain, versions
 from omics.train.run_plan import plan_run
 from omics.train.sharding import FSDP, whole_tensors
 from omics.train.stop_signals import StopSignals

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ def typed_configuration(
     return config
 
 
+@cache
 def register_schema() -> None:
     """Make the typed configuration known to Hydra, and what recipes leave to their users.
 

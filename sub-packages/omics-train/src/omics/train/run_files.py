@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from omics.data.atomic_files import write_bytes
 from omics.data.errors import ConfigError, ExistingPathError, MissingPathError
@@ -34,6 +38,17 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def plain(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as plain JSON.
+
+    Args:
+        config: of a run.
+    """
+    # Through JSON, as a checkpoint keeps it: a tuple that was given for a list is a list.
+    value: dict[str, Any] = json.loads(json.dumps(asdict(config), default=os.fspath))
+    return value
+
+
 def write_configuration(config: RunConfig, folder: Path) -> None:
     """Write the resolved configuration as `config.yaml`.
 
@@ -44,7 +59,7 @@ def write_configuration(config: RunConfig, folder: Path) -> None:
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / CONFIGURATION, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+    write_bytes(folder / CONFIGURATION, OmegaConf.to_yaml(OmegaConf.create(plain(config))).encode())
 
 
 def read_configuration(folder: Path) -> RunConfig:
@@ -96,8 +111,12 @@ def write_run_facts(config: RunConfig, folder: Path, *, task: str, seconds: floa
 def versions() -> dict[str, str]:
     """Return the versions of Python, our packages and the libraries that decide numbers."""
     import platform
-    from importlib.metadata import version
 
     names = ("omics-data", "omics-tokenizers", "omics-models", "omics-train")
     libraries = ("torch", "transformers", "lightning", "numpy")
-    return {"python": platform.python_version(), **{n: version(n) for n in (*names, *libraries)}}
+    return {"python": platform.python_version(), **{n: _version(n) for n in (*names, *libraries)}}
+
+
+@cache
+def _version(distribution: str) -> str:
+    return version(distribution)

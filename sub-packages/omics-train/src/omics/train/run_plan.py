@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -136,12 +137,17 @@ def plan_run(training: Training, config: RunConfig, *, steps: int) -> RunPlan:
         memory=memory,
         steps=steps,
         cells_per_epoch=loader.num_rows // loader.world_size,
-        measured_tflops=product_tflops(kind, device=device, size=_PRODUCT_SIZE[device]),
+        measured_tflops=_measured_tflops(kind, device),
         datasheet=datasheet_tflops(torch.cuda.get_device_name())
         if wants_cuda and is_half
         else None,
         is_padded=wants_cuda and not is_half,
     )
+
+
+@cache
+def _measured_tflops(kind: torch.dtype, device: str) -> float:
+    return product_tflops(kind, device=device, size=_PRODUCT_SIZE[device])
 
 
 def _short(number: float) -> str:

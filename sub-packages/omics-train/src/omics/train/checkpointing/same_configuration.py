@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from omics.data.errors import ConfigError
 from omics.train.curriculum import batch_size
+from omics.train.run_files import plain
 from omics.train.schedules import schedule
 
 if TYPE_CHECKING:
@@ -48,19 +49,6 @@ _OF_A_STEP = (
     "trainer.curriculum",
 )
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
-
-
-def plain(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as plain JSON.
-
-    Args:
-        config: of a run.
-    """
-    from omegaconf import OmegaConf
-
-    container = OmegaConf.to_container(OmegaConf.structured(config), throw_on_missing=False)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
 
 
 def size_of_step(config: RunConfig) -> list[str]:

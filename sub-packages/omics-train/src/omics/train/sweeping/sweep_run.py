@@ -32,11 +32,10 @@ from omics.data.errors import (
 )
 from omics.train.cell_selection import data_path
 from omics.train.checkpointing.checkpoint_folder import FOLDER
-from omics.train.checkpointing.same_configuration import plain
 from omics.train.history import HISTORY
 from omics.train.hydra_entry import typed_configuration
 from omics.train.metric_table import lower_is_better, reported
-from omics.train.run_files import BUNDLE, BUNDLE_BEST
+from omics.train.run_files import BUNDLE, BUNDLE_BEST, plain
 from omics.train.train_run import prepare_training, train
 
 if TYPE_CHECKING:

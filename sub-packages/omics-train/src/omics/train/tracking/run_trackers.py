@@ -21,8 +21,8 @@ from omics.data.command_line import say
 from omics.data.errors import StoppedError
 from omics.train.checkpointing.random_state import random_state, restore_random_state
 from omics.train.checkpointing.run_state import Progress
-from omics.train.checkpointing.same_configuration import plain
 from omics.train.lightning_module import TrainingModule
+from omics.train.run_files import plain
 from omics.train.tracking.tensorboard_events import FOLDER
 from omics.train.tracking.tracked_run import TrackedRun, flat_settings
 from omics.train.tracking.tracker_names import TENSORBOARD, TRACKERS
