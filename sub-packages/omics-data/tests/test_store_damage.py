@@ -36,20 +36,20 @@ def _read_everything(path, verify="first", *, first=""):
     """Return all that a store holds, read from one file before the others."""
     store = open_store(path, verify=verify)
     readers = {
-        "counts": lambda: store.take(range(len(store))).to_csr().toarray().tolist(),
-        "lengths": lambda: store.lengths.tolist(),
-        "row_sums": lambda: store.row_sums().tolist(),
-        "gene_sums": lambda: store.gene_sums().tolist(),
-        "gene_detection": lambda: store.gene_detection().tolist(),
-        "gene_medians": lambda: store.gene_medians().tolist(),
-        "ranked": lambda: store.take_ranked(range(len(store)))[1].tolist(),
-        "var.parquet": lambda: store.genes.ids.tolist(),
-        "obs.parquet": lambda: _table(store.obs.to_pandas()),
-        "rest": lambda: (store.provenance, store.shape, store.value_kind),
+        "counts": lambda held: held.take(range(len(held))).to_csr().toarray().tolist(),
+        "lengths": lambda held: held.lengths.tolist(),
+        "row_sums": lambda held: held.row_sums().tolist(),
+        "gene_sums": lambda held: held.gene_sums().tolist(),
+        "gene_detection": lambda held: held.gene_detection().tolist(),
+        "gene_medians": lambda held: held.gene_medians().tolist(),
+        "ranked": lambda held: held.take_ranked(range(len(held)))[1].tolist(),
+        "var.parquet": lambda held: held.genes.ids.tolist(),
+        "obs.parquet": lambda held: _table(held.obs.to_pandas()),
+        "rest": lambda held: (held.provenance, held.shape, held.value_kind),
     }
     if not store.rank_digest:
         del readers["ranked"]
-    return {name: readers[name]() for name in sorted(readers, key=lambda each: each != first)}
+    return {name: readers[name](store) for name in sorted(readers, key=lambda each: each != first)}
 
 
 def _table(frame):
