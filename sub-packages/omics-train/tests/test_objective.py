@@ -79,6 +79,19 @@ def test_most_tokens_are_not_picked_out():
     assert objective.prepare(random_tokens(6), epoch=0).asked is None
 
 
+def test_a_batch_without_questions_still_gives_every_weight_a_gradient():
+    """Of zero: other processes wait for it."""
+    objective, plan = objective_of(PRETRAIN[:1], change_ratio=1e-9, labels=())
+    objective = dataclasses.replace(objective, leading_tokens=0)
+    batch = objective.prepare(random_tokens(6), epoch=0)
+    assert len(batch.questions["expression"].positions) == 0
+    fill_totals([batch])
+    model = model_of(plan).train()
+    training_step(model, batch.to("cpu"), objective)[0].backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+
+
 @pytest.mark.parametrize("shape", [None, FixedShape(num_tokens=400, longest=100)])
 def test_a_step_on_the_tokens_that_are_read_is_one_on_all(shape):
     losses = [*PRETRAIN[:1], *CLASSIFY]

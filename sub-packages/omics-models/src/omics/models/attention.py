@@ -72,7 +72,7 @@ def attend_cells(
     Returns:
         As many rows as queries, [T, H, D].
     """
-    layouts = (queries or layout, layout, layout)
+    layouts = (layout if queries is None else queries, layout, layout)
     # Not slices: the gradient of each slice would be as large as all cells together.
     parts = (
         torch.split(x, _lengths(each))
@@ -176,7 +176,8 @@ def block_mask(
         window: how far a token sees; None for its whole cell.
         queries: of the rows; None for a row of every token.
     """
-    mask = (queries or layout).cell[:, None] == layout.cell[None, :]
+    rows = layout if queries is None else queries
+    mask = rows.cell[:, None] == layout.cell[None, :]
     if window is not None:
         mask = mask & ((layout.position[:, None] - layout.position).abs() <= window)
     return mask
@@ -216,7 +217,7 @@ def padded(
         filled = x_THD.new_zeros(len(rows), rows.longest, *x_THD.shape[1:])
         return filled.index_put((rows.cell, rows.position), x_THD).transpose(1, 2)
 
-    queries = queries or layout
+    queries = layout if queries is None else queries
     mixed = F.scaled_dot_product_attention(
         rectangle(q_THD, queries),
         rectangle(k_THD, layout),
@@ -259,7 +260,7 @@ def varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if window is None else window
-    queries = queries or layout
+    queries = layout if queries is None else queries
     mixed = varlen_attn(
         q_THD.contiguous(),
         k_THD.contiguous(),
@@ -308,7 +309,7 @@ def flex(
         )
     if not len(q_THD):
         return torch.zeros_like(q_THD)
-    queries = queries or layout
+    queries = layout if queries is None else queries
     if window not in queries.masks:
         cell, position, cell_of_query = layout.cell, layout.position, queries.cell
 

@@ -235,7 +235,8 @@ class Objective:
         for place in range(self.leading_tokens):
             is_asked[tokens.offsets[:-1][tokens.lengths > place] + place] = True
         asked = np.flatnonzero(is_asked)
-        return asked if len(asked) <= MOST_ASKED * len(is_asked) else None
+        # Without a query nothing of the last block would have a gradient, which other processes wait for.
+        return asked if 0 < len(asked) <= MOST_ASKED * len(is_asked) else None
 
     def forward(self, model: OmicsModel, batch: TrainingBatch) -> ModelOutput:
         """Run the model on exactly the rows that the terms read.
