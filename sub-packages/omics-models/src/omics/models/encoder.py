@@ -114,9 +114,9 @@ class Block(nn.Module):
             q, k = rotate(q, table), rotate(k, table)
         # Windows, random features and landmarks are about all queries: asked ones are picked afterwards.
         is_plain = self.approximation is None and self.window is None
-        queries = asked.layout if asked is not None and is_plain else None
+        queries = None
         if asked is not None and is_plain:
-            q = q.index_select(0, asked.tokens)
+            q, queries = q.index_select(0, asked.tokens), asked.layout
         if self.approximation is None:
             mixed = self.backend(q, k, v, layout, self.window, queries=queries)
         else:

@@ -150,7 +150,9 @@ class SameCells:
         offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
         rows = np.arange(len(lengths))
         self.tokens = TokenBatch({"genes": shown, "answers": answers}, offsets, rows)
-        self.asked = torch.from_numpy(hidden).to(device)
+        # On the host, too: a step that fetched them from the device would wait for it.
+        self._hidden = torch.from_numpy(hidden)
+        self.asked = self._hidden.to(device)
         self.final = np.diff(np.searchsorted(hidden, offsets))
         self.answers = torch.from_numpy(answers[hidden]).to(device)
         self.stock = {
@@ -195,7 +197,7 @@ class SameCells:
     def hidden(self) -> AskedTokens:
         """Return the hidden tokens as those whose final hidden states are read."""
         offsets = torch.from_numpy(self.tokens.offsets)
-        return AskedTokens.of(self.asked.cpu(), offsets, self.device)
+        return AskedTokens.of(self._hidden, offsets, self.device)
 
 
 def our_model(sizes: Sizes, cap: int, device: str) -> OmicsModel:
