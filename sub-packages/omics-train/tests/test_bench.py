@@ -167,7 +167,9 @@ def test_the_command_tells_and_keeps_all_sections(tmp_path: Path) -> None:
     for title in titles:
         assert title in result.stdout
     assert record["ceilings"]["product_tflops"]["float32"] > 0
-    assert record["lightning"]["lightning_ms"] > 0
+    lightning = record["lightning"]
+    assert lightning["plain_ms"] > 0
+    assert lightning["low_ms"] <= lightning["overhead_ms"] <= lightning["high_ms"]
     assert "Lightning adds" in result.stdout
     assert record["sizes"] == {"layers": 1, "hidden": 16, "heads": 1, "genes": 20_000}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,33 +29,33 @@ class NonFiniteError(InputDataError):
 
 
 class FiniteWatch:
-    """The first step whose number is not finite; the number stays on its device until it is read."""
+    """The first step whose number is not finite; numbers stay on their device until they are read."""
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None  # int64; 0 for none, as steps count from 1.
-        self._unread = 0
+        self._unread: list[tuple[int, Tensor]] = []
 
     def see(self, number: Tensor, step: int) -> None:
-        """Look at a number of a step.
+        """Keep a number of a step for the next look.
 
         Args:
             number: such as the norm of the gradient.
             step: the optimiser step, from 1.
         """
-        if self._first is None:
-            self._first = torch.zeros((), dtype=torch.int64, device=number.device)
-        is_first = ~torch.isfinite(number) & (self._first == 0)
-        self._first = torch.where(is_first, step, self._first)
-        self._unread += 1
+        self._unread.append((step, number))
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to read."""
-        if self._first is None:
+        if not self._unread:
             return False
-        return self._first.device.type == "cpu" or self._unread >= READ_EVERY
+        _, newest = self._unread[-1]
+        return newest.device.type == "cpu" or len(self._unread) >= READ_EVERY
 
     def read(self) -> int | None:
-        """Return the first step that was not finite, or None; waits for the device."""
-        self._unread = 0
-        return None if self._first is None else int(self._first) or None
+        """Return the first step since the last look that was not finite; waits for the device."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return None
+        numbers = torch.stack([number for _, number in unread]).tolist()
+        steps = (step for step, _ in unread)
+        return next((k for k, x in zip(steps, numbers, strict=True) if not math.isfinite(x)), None)

@@ -35,6 +35,7 @@ from omics.train.lightning_module import (
     quiet_lightning,
 )
 from omics.train.processes import Place
+from omics.train.quick_hooks import NoProfiler
 from omics.train.run_files import plain, versions
 from omics.train.run_plan import plan_run
 from omics.train.sharding import FSDP, whole_tensors
@@ -218,6 +219,7 @@ class _Attempt:
                 val_check_interval=validation_interval(settings),
                 callbacks=[*([] if stopping is None else [stopping]), *callbacks],
                 logger=False,
+                profiler=NoProfiler(),
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,

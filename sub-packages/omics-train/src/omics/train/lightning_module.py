@@ -32,6 +32,7 @@ from omics.train.history import HISTORY, History, RunningMeans, history_rows
 from omics.train.memory_backoff import with_memory_backoff
 from omics.train.nan_batches import FOLDER, not_finite, write_nan_batch
 from omics.train.optimizer import build_optimizer, build_schedule
+from omics.train.quick_hooks import QuickNames, signed
 from omics.train.reversal_schedule import set_reversal
 from omics.train.reversed_heads import ReversedHeads
 from omics.train.sharding import FSDP, shard, whole
@@ -99,7 +100,7 @@ def interrupts_as_usual(trainer: L.Trainer) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-class TrainingModule(L.LightningModule):  # type: ignore[misc]
+class TrainingModule(QuickNames, L.LightningModule):  # type: ignore[misc]
     """One module for every objective.
 
     Attributes:
@@ -181,7 +182,8 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
     def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
         """Set the strength of gradient reversal."""
         del batch, batch_idx
-        set_reversal(self.model, self.reversal, self.global_step / max(self.num_steps, 1))
+        if self.reversal:
+            set_reversal(self.model, self.reversal, self.global_step / max(self.num_steps, 1))
 
     def on_fit_end(self) -> None:
         """Leave gradient reversal at its full strength."""
@@ -195,6 +197,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         del dataloader_idx
         return batch if isinstance(batch, Window) else batch.to(device)
 
+    @signed
     def training_step(self, window: Window, batch_idx: int) -> None:
         """Take one optimiser step."""
         del batch_idx
@@ -222,21 +225,13 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         """Add up the gradients of a window, and return the sums of its micro-batches."""
         self.optimizers().zero_grad()
         self.reversed_heads.forget()
-        strategy = self.trainer.strategy
         found = []
         for number, batch in enumerate(window.batches, 1):
-            is_last = number == len(window.batches)
             counts = bool(len(batch.tokens)) or not self.is_sharded
             moved = (batch if counts else self._stand_in(window)).to(self.device)
             loss, sums = training_step(self.model, moved, self.objective)
             self.reversed_heads.keep(moved)
-            if isinstance(strategy, ParallelStrategy) and not is_last:
-                with strategy.block_backward_sync():
-                    self.manual_backward(loss)
-            elif isinstance(strategy, ParallelStrategy):
-                self._synchronised_backward(loss)
-            else:
-                self.manual_backward(loss)
+            self._differentiate(loss, is_last=number == len(window.batches))
             if counts:
                 found.append(sums)
         return found
@@ -254,11 +249,26 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         batch.totals, batch.scale = window.batches[0].totals, 0.0
         return batch
 
-    def _synchronised_backward(self, loss: Tensor) -> None:
-        try:
-            self.manual_backward(loss)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory("gradients were exchanged between processes", error) from error
+    def _differentiate(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add to the gradients; processes exchange theirs with the last micro-batch."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ParallelStrategy):
+            # Without a scale there is nothing that Lightning would do around it.
+            backward = torch.Tensor.backward if self._scaler is None else self.manual_backward
+            backward(loss)
+        elif is_last:
+            try:
+                self.manual_backward(loss)
+            except torch.OutOfMemoryError as error:
+                raise _out_of_memory("gradients were exchanged between processes", error) from error
+        else:
+            with strategy.block_backward_sync():
+                self.manual_backward(loss)
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """The scale of the loss, in float16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, and see whether it is finite."""
@@ -273,7 +283,7 @@ class TrainingModule(L.LightningModule):  # type: ignore[misc]
         norm = whole(torch.nn.utils.get_total_norm([each.grad for each in parameters]))
         if self.config.gradient_clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.gradient_clip_norm, norm)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        if self._scaler is not None:
             return  # Gradients of float16 overflow now and then; the scaler leaves those steps out.
         if self.config.on_nan == "skip":
             self._skip_unless_finite(norm, parameters)

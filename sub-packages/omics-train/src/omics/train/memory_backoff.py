@@ -12,7 +12,7 @@ import torch
 
 from omics.data.command_line import say
 from omics.data.errors import ResourceError
-from omics.train.checkpointing.random_state import restore_random_state, torch_state
+from omics.train.checkpointing.random_state import restore_torch_state, torch_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ def with_memory_backoff(
                 "model, shorter cells (top_genes, tokenizer.max_length) or another device."
             )
         batches.pieces *= 2
-        restore_random_state(before)
+        restore_torch_state(before)
         say(
             f"Out of memory with {cells} cells per micro-batch: they are halved from here on, and "
             "the cells of an optimiser step stay."

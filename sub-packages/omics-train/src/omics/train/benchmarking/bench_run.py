@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DEVICES = ("auto", "cpu", "cuda")
-# A step of this length is what the cost of Lightning is a share of.
-_STEP_MS = 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +44,8 @@ class BenchOptions:
         sizes: of the models.
         tokens: real ones of a batch, about.
         rounds: of which the median counts.
-        loop_steps: of a round of the sections about loops.
+        loop_steps: of a round of the section about the store.
+        turns: of a plain loop and of Lightning.
         product_size: of the matrices whose product is timed; None for what fills the device.
         threads: of the CPU; None leaves them.
         growth: whether it is measured how the cost of a step grows, in place of all comparisons.
@@ -58,6 +57,7 @@ class BenchOptions:
     tokens: int
     rounds: int
     loop_steps: int
+    turns: int
     product_size: int | None
     threads: int | None
     growth: bool = False
@@ -116,6 +116,7 @@ class BenchOptions:
             tokens=tokens or (1024 if quick else usual_tokens),
             rounds=rounds or (1 if quick else usual_rounds),
             loop_steps=4 if quick else 12,
+            turns=20 if quick else 400,
             product_size=512 if quick else None,
             threads=threads,
             growth=growth,
@@ -193,12 +194,11 @@ def _comparisons(
     for compare in (compare_steps, compare_embeddings, by_first_token):
         sections += [_told(compare(plan, cap), tell, sheet) for cap in options.caps]
     sections.append(_told(compare_feeding(plan, steps=options.loop_steps), tell, sheet))
-    lightning = lightning_overhead(
-        device=options.device, steps=20 * options.loop_steps, rounds=2 * options.rounds + 1
-    )
+    lightning = lightning_overhead(device=options.device, pairs=options.turns)
     tell(
-        f"Lightning adds {lightning['overhead_ms']:.2f} ms to a step: "
-        f"{lightning['overhead_ms'] / _STEP_MS:.1%} of one of {_STEP_MS:.0f} ms"
+        f"Lightning adds {lightning['overhead_ms']:.2f} ms [{lightning['low_ms']:.2f}, "
+        f"{lightning['high_ms']:.2f}] to a step of {lightning['plain_ms']:.0f} ms: "
+        f"{lightning['overhead_ms'] / lightning['plain_ms']:.1%}"
     )
     return {"sections": sections, "lightning": lightning}
 

@@ -1,7 +1,7 @@
 """What it costs to read batches from a store, and to let Lightning drive the steps.
 
 - The cells are made up, but written to a store, and read, cut, masked and prepared as in a training.
-- The cost of Lightning is found with a model so small that it can be seen at all.
+- The cost of Lightning is found with a model so small that it can be seen, and in turns of one step.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import logging
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,8 +22,11 @@ from omics.data.command_line import Verbosity
 from omics.data.converting.conversion import convert
 from omics.data.synthetic import synthesize
 from omics.train.benchmarking.compared_steps import Measured
+from omics.train.finite_watch import FiniteWatch
 from omics.train.flops import training_flops
+from omics.train.history import RunningMeans
 from omics.train.hydra_entry import typed_configuration
+from omics.train.memory_backoff import with_memory_backoff
 from omics.train.optimizer import build_optimizer, build_schedule
 from omics.train.throughput import workload
 from omics.train.train_run import prepare_training
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     from omics.train.benchmarking.compared_steps import BenchPlan
     from omics.train.run_config import RunConfig
     from omics.train.train_run import Training
-
-_CLIP = 1.0
+    from omics.train.training_step import Sums
 
 
 @contextmanager
@@ -117,54 +118,82 @@ def compare_feeding(plan: BenchPlan, *, steps: int) -> Measured:
         )
 
 
-def lightning_overhead(*, device: str, steps: int, rounds: int) -> dict[str, float]:
-    """Return milliseconds of a small step in a plain loop and under Lightning, and the difference.
+def lightning_overhead(*, device: str, pairs: int) -> dict[str, float]:
+    """Return milliseconds of a step in a plain loop, and what Lightning adds to it.
+
+    Both take turns within one `fit`: the machine's speed changes within seconds, and the step of a
+    pair is at most as far away as its own length.
 
     Args:
         device: `cpu` or `cuda`.
-        steps: of a round.
-        rounds: whose medians count, that of their differences as well.
+        pairs: of turns that count.
+
+    Returns:
+        `plain_ms`, the median; `overhead_ms`, the median of the differences, and `low_ms` and
+        `high_ms`, its 95 % interval from the ranks of the differences.
     """
-    overrides = ["model.hidden_size=16", "model.num_heads=1", "model.intermediate_size=16"]
+    cells, genes = 6, 200
+    overrides = ["model.hidden_size=128", "model.num_heads=4", "model.intermediate_size=512"]
     with made_training(
-        [*overrides, "data_module.batch_size=2"], num_cells=4, num_genes=80, mean_genes=16
+        [*overrides, f"data_module.batch_size={cells}"],
+        num_cells=2 * cells,
+        num_genes=4 * genes,
+        mean_genes=genes,
     ) as (training, config):
         training.batches.set_epoch(0)
-        window = next(iter(training.batches))
-        loop = _Loop(training, config, device)
-        plain, wrapped = [], []
-        for number in range(rounds + 1):
-            taken = loop.run([window] * steps), _under_lightning(training, config, window, steps)
-            if number:
-                plain.append(taken[0] / steps)
-                wrapped.append(taken[1] / steps)
-    alone, driven = (1e3 * np.array(each) for each in (plain, wrapped))
-    # Of pairs of neighbouring rounds: what else runs on the machine is much the same in both.
+        turns = _Turns(next(iter(training.batches)), _Loop(training, config, device), pairs)
+        _fit(training, config, turns)
+    plain, driven = (1e3 * np.array(each) for each in (turns.plain, turns.driven))
+    added = np.sort(driven - plain)
+    # Of n independent differences so many lie below their median but in 2.5 % of cases.
+    low = max(0, int(pairs / 2 - 0.98 * np.sqrt(pairs)))
     return {
-        "plain_ms": float(np.median(alone)),
-        "lightning_ms": float(np.median(driven)),
-        "overhead_ms": float(np.median(driven - alone)),
+        "plain_ms": float(np.median(plain)),
+        "overhead_ms": float(np.median(added)),
+        "low_ms": float(added[low]),
+        "high_ms": float(added[-1 - low]),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Repeated:
-    """One window as an epoch of many steps; a list would be one loader for each entry."""
+class _Turns:
+    """An epoch on one window, in which a plain loop takes its turn before each of Lightning's.
 
-    window: Window
-    steps: int
+    Attributes:
+        plain: seconds of a step of each turn of the plain loop; the first turns do not count.
+        driven: of Lightning's, from one window to the next.
+    """
+
+    _WARM = 5
+
+    def __init__(self, window: Window, loop: _Loop, pairs: int) -> None:
+        self.window, self.loop = window, loop
+        self.turns = self._WARM + pairs
+        # A device is waited for at the end of a turn, which in a training nobody does.
+        self.steps = 1 if loop.device == "cpu" else 20
+        self.plain: list[float] = []
+        self.driven: list[float] = []
 
     def __len__(self) -> int:
-        """Return the steps."""
-        return self.steps
+        """Return the windows, one more than the steps that are timed."""
+        return self.turns * self.steps + 1
 
     def __iter__(self) -> Iterator[Window]:
-        """Iterate over the steps."""
-        return repeat(self.window, self.steps)
+        """Iterate over the windows."""
+        windows = [self.window] * self.steps
+        for number in range(self.turns):
+            plain = self.loop.run(windows)
+            before = time.perf_counter()
+            yield from windows
+            self.loop.wait()
+            if number >= self._WARM:
+                self.plain.append(plain / self.steps)
+                self.driven.append((time.perf_counter() - before) / self.steps)
+        # Lightning asks for no more windows than there are: this one ends the last turn.
+        yield self.window
 
 
 class _Loop:
-    """The steps of a training without Lightning."""
+    """The steps of a training without Lightning, with all that our module does in them."""
 
     def __init__(self, training: Training, config: RunConfig, device: str) -> None:
         self.model = training.model.to(device).train()
@@ -172,46 +201,55 @@ class _Loop:
         self.device = device
         self.optimizer = build_optimizer(self.model, config.trainer)
         self.schedule = build_schedule(self.optimizer, config.trainer, 1_000_000)
+        self.batches, self.clip = training.batches, config.trainer.gradient_clip_norm
+        self.watch, self.means = FiniteWatch(), RunningMeans()
 
     def run(self, windows: Iterable[Window]) -> float:
         """Return the seconds that steps take."""
         before = time.perf_counter()
-        for window in windows:
-            self.optimizer.zero_grad()
-            for batch in window.batches:
-                loss, _ = training_step(self.model, batch.to(self.device), self.objective)
-                loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        for number, window in enumerate(windows, 1):
+            found = with_memory_backoff(self.batches, window, self._gradients)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.watch.see(norm, number)
             self.optimizer.step()
             self.schedule.step()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+            for sums in found:
+                self.means.add(sums)
+            if self.watch.is_due:
+                self.watch.read()
+        self.wait()
         return time.perf_counter() - before
 
+    def _gradients(self, window: Window) -> list[Sums]:
+        """Add up the gradients of a window, and return the sums of its micro-batches."""
+        self.optimizer.zero_grad()
+        found = []
+        for batch in window.batches:
+            loss, sums = training_step(self.model, batch.to(self.device), self.objective)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found.append(sums)
+        return found
 
-def _under_lightning(training: Training, config: RunConfig, window: Window, steps: int) -> float:
-    """Return the seconds that steps on one window take in `fit`, its start not counted."""
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _fit(training: Training, config: RunConfig, turns: _Turns) -> None:
+    """Let Lightning drive the steps, without the callbacks of a run."""
     import lightning as L
 
     from omics.train.lightning_module import TrainingModule, quiet_lightning
-
-    class Clock(L.Callback):  # type: ignore[misc]
-        def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
-            del trainer, args
-            self.before = time.perf_counter()
-
-        def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-            del trainer, args
-            self.after = time.perf_counter()
+    from omics.train.quick_hooks import NoProfiler
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    clock = Clock()
     module = TrainingModule(
         training.model,
         training.objective,
         config,
         batches=training.batches,
-        num_steps=steps,
+        num_steps=len(turns),
         folder=Path(),
     )
     with quiet_lightning():
@@ -220,10 +258,9 @@ def _under_lightning(training: Training, config: RunConfig, window: Window, step
             accelerator=training.model.device.type,
             devices=1,
             logger=False,
+            profiler=NoProfiler(),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[clock],
         )
-        trainer.fit(module, train_dataloaders=_Repeated(window, steps))
-    return clock.after - clock.before
+        trainer.fit(module, train_dataloaders=turns)

@@ -1,4 +1,4 @@
-"""The states of all random generators of a process, as plain JSON."""
+"""The states of the random generators of a process: of all as plain JSON, of torch as tensors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
 
-def torch_state() -> dict[str, Any]:
+
+def torch_state() -> dict[str, Tensor]:
     """Return the states of torch's generators: of the CPU and of the current CUDA device."""
-    state = {"torch": torch.get_rng_state().numpy().tobytes().hex()}
+    state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes().hex()
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def restore_torch_state(state: Mapping[str, Tensor]) -> None:
+    """Continue torch's random numbers.
+
+    Args:
+        state: from `torch_state`; a generator that it does not hold stays as it is.
+    """
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def random_state() -> dict[str, Any]:
@@ -25,7 +38,7 @@ def random_state() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
-        **torch_state(),
+        **{name: each.numpy().tobytes().hex() for name, each in torch_state().items()},
         "python": [version, list(words), gauss],
         "numpy": [name, np.asarray(keys).tolist(), *rest],
     }
@@ -35,18 +48,16 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Continue the random numbers of a state.
 
     Args:
-        state: from `random_state` or `torch_state`; a generator that it does not hold stays as it
-            is.
+        state: from `random_state`.
     """
-    torch.set_rng_state(_bytes(state["torch"]))
-    if "python" in state:
-        version, words, gauss = state["python"]
-        random.setstate((version, tuple(words), gauss))
-        name, keys, *rest = state["numpy"]
-        np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_bytes(state["cuda"]))
-
-
-def _bytes(text: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+    restore_torch_state(
+        {
+            name: torch.frombuffer(bytearray.fromhex(state[name]), dtype=torch.uint8)
+            for name in ("torch", "cuda")
+            if name in state
+        }
+    )
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
