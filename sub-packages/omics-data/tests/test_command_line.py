@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import sys
 import time
@@ -137,6 +138,14 @@ def test_other_warnings_are_shown_as_python_does(monkeypatch):
         warnings.simplefilter("always")
         command_that(action, monkeypatch, "go")
     assert [str(each.message) for each in caught] == ["theirs"]
+
+
+def test_torch_finds_its_settings_unless_the_user_has_others(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    found = {}
+    run(lambda: found.update(os.environ))
+    assert (found["OMP_WAIT_POLICY"], found["THP_MEM_ALLOC_ENABLE"]) == ("ACTIVE", "1")
 
 
 def test_an_interrupt_ends_with_code_130(monkeypatch):
