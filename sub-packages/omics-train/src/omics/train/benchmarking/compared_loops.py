@@ -145,7 +145,7 @@ def lightning_overhead(*, device: str, pairs: int) -> dict[str, float]:
         _fit(training, config, turns)
     plain, driven = (1e3 * np.array(each) for each in (turns.plain, turns.driven))
     added = np.sort(driven - plain)
-    # Of n independent differences so many lie below their median but in 2.5 % of cases.
+    # The rank below which the median lies in 2.5 % of cases, by the normal law for the binomial one.
     low = max(0, int(pairs / 2 - 0.98 * np.sqrt(pairs)))
     return {
         "plain_ms": float(np.median(plain)),
